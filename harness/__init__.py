@@ -1,0 +1,14 @@
+"""specdrift: simulate online-adaptive speculative decoding, run the same policy live, compare.
+
+Start with three files:
+
+1. `contract.py`: the one language of all parts: what arrives, what a policy sees and answers.
+2. `sim/world.py`: one simulated run: SimPy owns the events, `sim/kernel.py` the engine steps between.
+3. `policy/bandit.py`: the default adaptive policy, the same object in simulation and live.
+
+To extend: a policy (`policy/base.py`), a latency model (`latency/model.py`), a workload
+(`workloads/scenario.py`). Data flows one way: workloads -> sim or live -> run log -> compare ->
+report and gate.
+"""
+
+__version__ = "0.1.0"

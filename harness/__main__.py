@@ -1,0 +1,5 @@
+"""`python -m harness` is `specdrift`."""
+
+from harness.cli import main
+
+main()

@@ -1,0 +1,151 @@
+"""The face: parse, call, print. No logic lives here.
+
+Exit codes: 0 good, 1 a gate or check failed, 2 bad input or a missing part.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.errors import SpecdriftError
+
+app = typer.Typer(
+    name="specdrift",
+    help="Simulate, run live and judge online-adaptive speculative decoding.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[str, typer.Option(help="Scenario name or TOML file.")] = "domain-shift",
+    trace: Annotated[Path | None, typer.Option(help="Trace file: supplies arrivals and lengths.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="An arm, e.g. static:3; repeat for more.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    latency: Annotated[str | None, typer.Option(help="Latency model: name, folder or file.")] = None,
+    acceptance: Annotated[str, typer.Option(help="Source of acceptance: parametric.")] = "parametric",
+    requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
+    steps: Annotated[bool, typer.Option(help="Keep every engine step in the log.")] = True,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: all cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<scenario>-<time>.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate arms of a scenario over paired seeds; write a run directory with its drift report."""
+    from harness.show import cell_progress, summary_table
+    from harness.sim.simulate import prepare
+    from harness.sim.simulate import simulate as run
+    from reports import write_report
+    from workloads.scenario import load_scenario
+
+    job = prepare(
+        load_scenario(scenario),
+        policies=policy or (),
+        seeds=range(seed, seed + seeds),
+        latency=latency,
+        acceptance=acceptance,
+        trace=trace,
+        requests=requests,
+        keep_steps=steps,
+        workers=workers,
+    )
+    out = out or Path("runs") / f"{job.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with cell_progress() as on_cell:
+        summary = run(job, out, finish=write_report, on_cell=on_cell)
+    _answer(as_json, {"run": str(out), **summary}, lambda: summary_table(summary, out))
+
+
+@app.command()
+def validate(
+    measured: Annotated[Path | None, typer.Option(help="Measured serving run (path prefix).")] = None,
+    latency: Annotated[str | None, typer.Option(help="Latency model: name or folder of tables.")] = None,
+    published: Annotated[bool, typer.Option(help="Check against the published figures instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate a measured run, or the published tables, and print the errors."""
+    from harness.show import validation_table
+    from harness.sim.validate import validate as run
+
+    result = run(measured=measured, latency=latency, published=published)
+    _answer(as_json, result, lambda: validation_table(result))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+@app.command()
+def report(
+    run: RunDir,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="HTML file; default: RUN/report.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the HTML drift report of a run."""
+    from reports import write_report
+
+    path = write_report(run, out)
+    _answer(as_json, {"report": str(path)}, lambda: str(path))
+
+
+@app.command()
+def gate(
+    run: RunDir,
+    baseline: Annotated[Path | None, typer.Option(help="Baseline JSON; default: the scenario's own.")] = None,
+    update: Annotated[bool, typer.Option(help="Write the run as the new baseline.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold a run's speedups against a committed baseline: exit 0 pass, 1 regression."""
+    from harness.gate import default_baseline, write_baseline
+    from harness.gate import gate as judge
+    from harness.show import gate_table
+
+    baseline = baseline or default_baseline(run)
+    if update:
+        write_baseline(run, baseline)
+        _answer(as_json, {"baseline": str(baseline)}, lambda: f"wrote {baseline}")
+        return
+    result = judge(run, baseline)
+    _answer(as_json, result.as_dict(), lambda: gate_table(result))
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed and what would run here."""
+    from harness.doctor import examine
+    from harness.show import doctor_table
+
+    findings = examine()
+    _answer(as_json, findings, lambda: doctor_table(findings))
+
+
+def _answer(as_json: bool, data: Any, readable: Any) -> None:
+    """Print one JSON object, or what `readable()` returns, on standard output."""
+    if as_json:
+        print(json.dumps(data, allow_nan=False))
+        return
+    from rich.console import Console
+
+    Console().print(readable())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; errors of the user become one sentence on standard error and exit code 2."""
+    try:
+        app(args=argv)
+    except SpecdriftError as error:
+        print(f"specdrift: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Metrics over time, binned for the report: mean over seeds, None where a bin saw nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.runlog import Run
+
+BINS = 100
+QUIET = ("tick", "trainer")
+"""Kinds of event that are no marks on a time axis."""
+
+
+def time_series(run: Run, end: float) -> dict[str, Any]:
+    """`edges` (BINS + 1 times), per arm the binned curves, `domains` (share of arrivals), `marks` (events).
+
+    Curves: acceptance_length, k and batch (means over decode steps), waiting (mean over steps),
+    tokens_per_second (by step), goodput (gross; a request's tokens count where it finished).
+    Marks are those of the first seed: other seeds' lie elsewhere in time.
+    """
+    edges = np.linspace(0.0, end, BINS + 1)
+    first = run.seeds[0]
+    return {
+        "edges": edges.tolist(),
+        "arms": {arm: _mean([_curves(run, arm, seed, edges) for seed in run.seeds]) for arm in run.arms},
+        "domains": _domains(run.requests(run.arms[0], columns=("arrival", "domain")), edges),
+        "marks": {arm: _marks(run.events(arm, first)) for arm in run.arms},
+        "marks_seed": first,
+    }
+
+
+def _curves(run: Run, arm: str, seed: int, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """Each float64[BINS], NaN where undefined."""
+    sums = _step_sums(run, arm, seed, edges)
+    requests = run.requests(arm, seed, columns=("finish", "output_tokens", "slo_met", "status"))
+    good = requests[(requests["status"] == "finished") & requests["slo_met"]]
+    width = edges[1] - edges[0]
+    served, _ = np.histogram(good["finish"], edges, weights=good["output_tokens"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "acceptance_length": 1.0 + sums["accepted"] / sums["verified"],
+            "k": sums["k"] / sums["decode_steps"],
+            "batch": sums["batch"] / sums["decode_steps"],
+            "waiting": sums["waiting"] / sums["steps"],
+            "tokens_per_second": sums["tokens"] / width,
+            "goodput": served / width,
+        }
+
+
+def _step_sums(run: Run, arm: str, seed: int, edges: np.ndarray) -> dict[str, np.ndarray]:
+    names = ("start", "batch", "k", "output_tokens", "accepted", "waiting")
+    weights: dict[str, Callable[[dict[str, np.ndarray]], Any]] = {
+        "steps": lambda c: np.ones(len(c["k"])),
+        "decode_steps": lambda c: c["batch"] > 0,
+        "k": lambda c: np.where(c["batch"] > 0, c["k"], 0),
+        "batch": lambda c: c["batch"],
+        "waiting": lambda c: c["waiting"],
+        "tokens": lambda c: c["output_tokens"],
+        "accepted": lambda c: c["accepted"],
+        "verified": lambda c: np.where(c["k"] > 0, c["batch"], 0),
+    }
+    sums = {name: np.zeros(BINS) for name in weights}
+    for rows in run.batches("steps", arm, seed, names):
+        columns = {name: rows.column(name).to_numpy() for name in names}
+        place = np.clip(np.searchsorted(edges, columns["start"], side="right") - 1, 0, BINS - 1)
+        for name, weight in weights.items():
+            sums[name] += np.bincount(place, weights=weight(columns), minlength=BINS)
+    return sums
+
+
+def _domains(requests: pd.DataFrame, edges: np.ndarray) -> dict[str, list[float | None]]:
+    labels = requests["domain"].astype(str).to_numpy()
+    counts = {d: np.histogram(requests["arrival"][labels == d], edges)[0] for d in np.unique(labels)}
+    total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(BINS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {str(d): _list(c / total) for d, c in counts.items()}
+
+
+def _marks(events: pd.DataFrame) -> list[dict[str, Any]]:
+    told = events[~events["kind"].isin(QUIET)]
+    rows = zip(told["time"], told["kind"], told["detail"], strict=True)
+    return [{"time": float(time), "kind": str(kind), "detail": detail} for time, kind, detail in rows]
+
+
+def _mean(seeds: list[dict[str, np.ndarray]]) -> dict[str, list[float | None]]:
+    found = {}
+    for name in seeds[0]:
+        values = np.stack([s[name] for s in seeds])
+        known = np.isfinite(values)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[name] = _list(np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0))
+    return found
+
+
+def _list(values: np.ndarray) -> list[float | None]:
+    return [round(float(v), 6) if np.isfinite(v) else None for v in values]

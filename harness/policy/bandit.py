@@ -1,0 +1,226 @@
+"""`bandit`: the default adaptive policy. Learns acceptance and cost while serving, and explores on a budget.
+
+One tick, top to bottom in `decide`:
+1. counts by traffic group -> discounted Beta posteriors on the hazard of every position of the serving
+   drafter version (`belief.py`); a CUSUM detects shifts and cuts the memory;
+2. measured steps -> corrected step seconds (`correction.py`);
+3. K for each range of batch sizes = argmax of expected tokens per corrected second; now and then, with a
+   logged probability and a bounded expected loss, a K whose worth is unknown (`probing.py`);
+4. drafter: publish a candidate when the lower confidence bound of its gain pays for the stall
+   (`promotion.py`), return to static or an earlier version when the live one is credibly worse
+   (`drafters.py`), pause the trainer on a plateau (`pacing.py`).
+
+Acceptance feedback is nested: K drafts tell about every smaller K, so arms are not independent and
+posterior-mean choice with optimism for *unreached* positions replaces per-arm Thompson or UCB indices.
+Tokens per second at a given batch is also the inverse of TPOT there, so the same K serves throughput when
+requests queue and latency when they do not; SLO attainment therefore needs no second objective.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.contract import STATIC, TRAINED, Observation, Plan, TrainPlan, constant_k
+from harness.policy.base import Policy, PolicyContext
+from harness.policy.belief import ShiftDetector
+from harness.policy.buckets import to_schedule
+from harness.policy.correction import KNOWN, LatencyCorrection
+from harness.policy.costs import StepCosts
+from harness.policy.drafters import Drafters, Market
+from harness.policy.lengths import lengths, mixed_hazards
+from harness.policy.pacing import TrainerPacing
+from harness.policy.probing import Prober
+from harness.policy.promotion import Clock
+from harness.policy.publishing import Publisher
+from harness.policy.traffic import MAX_GROUPS, Traffic
+from harness.rng import stream
+
+
+@dataclass(frozen=True)
+class BanditSettings:
+    """Every number that a user could want to change, with its reason (docs/policies.md has the table)."""
+
+    memory: float = 4000.0
+    """Verify steps of a group after which its evidence has weight 1/e."""
+    fastest: float = 0.75
+    """Least share of evidence kept over one tick: at least some four ticks are averaged."""
+    mix_rate: float = 0.5
+    """Weight of a tick in the traffic mix that K is chosen for."""
+    slow_mix_rate: float = 0.05
+    """Weight of a tick in the traffic mix that publications are judged on."""
+    drift: float = 0.5
+    """CUSUM allowance, in standard deviations of a tick's residual."""
+    threshold: float = 8.0
+    """CUSUM alarm level, in the same unit."""
+    after_shift: float = 24.0
+    """Drafts of old evidence kept at each position after an alarm."""
+    hysteresis: float = 0.003
+    """Relative gain below which K stays as it is."""
+    probe_budget: float = 0.01
+    """Expected share of tokens per second spent on probes."""
+    probe_most: float = 0.1
+    """Largest probability of a probe in a tick, however cheap it is."""
+    stale_ticks: int = 8
+    """Ticks without evidence after which a position counts as unknown."""
+    enough: float = 64.0
+    """Drafts offered at a position that count as evidence."""
+    review_ticks: int = 4
+    """Ticks between looks at the drafter choice and at a candidate."""
+    confidence: float = 1.64
+    """Standard errors by which a change of drafter must win: one-sided 95%."""
+    switch_horizon: float = 30.0
+    """Seconds for which a change between resident versions is assumed to be worth something at least."""
+    swap_limit: float = 60.0
+    """Seconds after which an ordered swap that did not arrive is given up."""
+    plateau: float = 0.005
+    """Relative held-out improvement that counts as progress of the trainer."""
+    patience: float = 300.0
+    """Seconds without progress before the trainer may be paused."""
+    mix_change: float = 0.25
+    """Total variation of the traffic mix that wakes a paused trainer."""
+
+
+class Bandit(Policy):
+    """See the module's docstring; `settings` may be replaced before `reset`."""
+
+    def __init__(self, settings: BanditSettings | None = None) -> None:
+        self.settings = settings or BanditSettings()
+
+    def reset(self, context: PolicyContext) -> Plan:
+        s = self.settings
+        self._context = context
+        self._rng = stream(context.seed, "policy", "bandit")
+        self._costs = StepCosts(context)
+        self._correction = LatencyCorrection(self._costs, context.max_k)
+        self._traffic = Traffic(context.max_k, s.mix_rate, s.slow_mix_rate)
+        self._detector = ShiftDetector(MAX_GROUPS, s.drift, s.threshold)
+        self._prober = Prober(context.max_k, s.probe_budget, s.probe_most, s.stale_ticks, s.enough)
+        self._clock = Clock(context.swap_stall)
+        self._pacing = TrainerPacing(s.plateau, s.patience, s.mix_change)
+        self._publisher = Publisher(s.confidence, s.swap_limit)
+        prior = np.tile(context.hazards, (MAX_GROUPS, 1))
+        self._drafters = Drafters(prior, s.memory, s.fastest, TRAINED if context.trainer else STATIC)
+        self._tick = 0
+        self._time = 0.0
+        self._verifier: int | None = None
+        self._context_tokens = context.mean_context
+        self._ks = np.zeros(len(self._costs.ranges), dtype=np.intp)
+        self._rows = np.arange(len(self._costs.ranges))
+        if context.max_k == 0:
+            return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
+        self._choose_k(context.hazards, self._costs.seconds(self._context_tokens))
+        return self._plan(self._ks, train=context.trainer, publish=False, propensity=1.0)
+
+    def decide(self, observation: Observation) -> Plan:
+        if self._context.max_k == 0:
+            return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
+        self._tick += 1
+        shifted = self._learn_acceptance(observation)
+        seconds = self._learn_cost(observation)
+        hazards = mixed_hazards(self._drafters.belief.hazards(), self._traffic.mix)
+        self._choose_k(hazards, seconds)
+        publish = self._choose_drafter(observation, seconds)
+        train = self._context.trainer and self._pacing.on(observation, self._traffic.slow_mix, shifted)
+        ks, propensity = self._explore(observation, hazards, seconds)
+        self._time = observation.time
+        return self._plan(ks, train, publish, propensity)
+
+    # --- what was learned ---------------------------------------------------------------------
+
+    def _learn_acceptance(self, observation: Observation) -> bool:
+        """Update the serving version's belief; True when acceptance or the verifier has shifted."""
+        self._clock.update(observation)
+        changed = self._drafters.arrive(observation)
+        updated = self._verifier is not None and observation.verifier_version != self._verifier
+        self._verifier = observation.verifier_version
+        if updated:
+            self._drafters.weaken(self.settings.after_shift)
+        traffic = self._traffic
+        if traffic.read(observation.positions) == 0:
+            return updated
+        self._prober.note(traffic.offered.sum(axis=0))
+        # Counts of a tick in which the weights or the verifier changed belong to two different worlds.
+        if changed or updated:
+            return updated
+        belief = self._drafters.belief
+        alarm = self._detector.update(belief, traffic.offered, traffic.accepted)
+        shifted = bool(alarm.any())
+        if shifted:
+            self._drafters.weaken(self.settings.after_shift, alarm)
+        belief.observe(traffic.offered, traffic.accepted)
+        return shifted or updated
+
+    def _learn_cost(self, observation: Observation) -> np.ndarray:
+        """Corrected seconds per step, float64[ranges, max_k + 1], at the context of this tick."""
+        if math.isfinite(observation.mean_context) and observation.mean_context > 0:
+            self._context_tokens = observation.mean_context
+        table = self._costs.seconds(self._context_tokens)
+        self._correction.update(observation.steps, table)
+        return self._correction.correct(table)
+
+    # --- what to do ---------------------------------------------------------------------------
+
+    def _choose_k(self, hazards: np.ndarray, seconds: np.ndarray) -> None:
+        score = lengths(hazards) / seconds
+        best = np.argmax(score, axis=1)
+        stay = score[self._rows, self._ks] >= (1.0 - self.settings.hysteresis) * score[self._rows, best]
+        self._ks = np.where(stay, self._ks, best)
+
+    def _explore(
+        self, observation: Observation, hazards: np.ndarray, seconds: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        """K by range for the coming tick, and the probability of that choice."""
+        row = self._costs.range_of(observation.batch)
+        k = int(self._ks[row])
+        known = self._correction.steps[row] >= KNOWN
+        probe = self._prober.propose(k, hazards, seconds[row], known)
+        if probe is None:
+            return self._ks, 1.0
+        if self._rng.random() >= probe.probability:
+            return self._ks, 1.0 - probe.probability
+        ks = self._ks.copy()
+        ks[max(0, row - 1) : row + 2] = probe.k
+        return ks, probe.probability
+
+    def _choose_drafter(self, observation: Observation, seconds: np.ndarray) -> bool:
+        """Settle `self._drafters.name`; True to publish the candidate."""
+        s, drafters = self.settings, self._drafters
+        self._publisher.follow(observation, self._clock, drafters)
+        if (
+            not self._context.trainer
+            or self._tick % s.review_ticks
+            or drafters.waiting(observation.time, s.swap_limit)
+        ):
+            return False
+        market = self._market(observation, seconds)
+        version = self._publisher.worth_publishing(observation, market, self._clock, drafters)
+        if version is not None:
+            prior = self._publisher.promised(observation, market, drafters, self._traffic)
+            drafters.promise(version, prior, observation.time)
+            return True
+        if drafters.reconsider(observation, market, self._clock, s.confidence, s.switch_horizon):
+            self._publisher.contradicted(observation)
+        return False
+
+    def _market(self, observation: Observation, seconds: np.ndarray) -> Market:
+        traffic = self._traffic
+        return Market(
+            mix=traffic.slow_mix,
+            seconds=seconds,
+            load=self._correction.load,
+            reference_k=self._context.reference_k,
+            running_k=max(1, int(self._ks[self._costs.range_of(observation.batch)])),
+            domains=traffic.domain_mix(),
+        )
+
+    def _plan(self, ks: np.ndarray, train: bool, publish: bool, propensity: float) -> Plan:
+        return Plan(
+            k_by_batch=to_schedule(self._costs.ranges, ks.tolist()),
+            drafter=self._drafters.name,
+            train=TrainPlan(on=train),
+            publish=publish,
+            propensity=propensity,
+        )

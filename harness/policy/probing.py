@@ -1,0 +1,72 @@
+"""When to try a K that the model does not favour, and how often: exploration with a bounded cost.
+
+A verify step reveals every smaller K as well, so nothing is gained by trying small K for acceptance. What
+can be unknown is the acceptance at positions that no recent step reached (all of them at K = 0) and the cost
+of a (batch, K) cell never measured. Both are met with optimism: would this K win if the unknown were as
+good as it can be? If so it is tried now and then, so seldom that the expected loss stays under a budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.policy.lengths import lengths
+
+OPTIMISTIC_HAZARD = 0.95
+OPTIMISTIC_COST = 0.8
+"""An unmeasured step may cost this share of its estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Try `k` with `probability` in the coming tick."""
+
+    k: int
+    probability: float
+
+
+class Prober:
+    """Keeps which positions have been seen lately; proposes at most one K to try."""
+
+    def __init__(self, max_k: int, budget: float, most: float, stale_ticks: int, enough: float) -> None:
+        self._seen = np.zeros(max_k)
+        self._recent = np.zeros(max_k)
+        self._tick = 0
+        self._budget, self._most = budget, most
+        self._stale_ticks, self._enough = stale_ticks, enough
+
+    def note(self, offered: np.ndarray) -> None:
+        """Count one tick's drafts offered [max_k] over all traffic."""
+        self._tick += 1
+        self._recent += offered
+        reached = self._recent >= self._enough
+        self._seen[reached] = self._tick
+        self._recent[reached] = 0.0
+
+    def stale(self) -> np.ndarray:
+        """bool[max_k]: positions without fresh evidence."""
+        return self._tick - self._seen > self._stale_ticks
+
+    def propose(self, k: int, hazards: np.ndarray, seconds: np.ndarray, known: np.ndarray) -> Probe | None:
+        """The nearest K to `k` that is unknown and could win; None when there is nothing to learn.
+
+        hazards [max_k] of the running mix; seconds and known (bool: cost was measured) [max_k + 1] at the
+        running batch size.
+        """
+        stale = self.stale()
+        unknown = ~known
+        unknown[1:] |= np.logical_or.accumulate(stale)
+        hoped = lengths(np.where(stale, np.maximum(hazards, OPTIMISTIC_HAZARD), hazards))
+        hoped /= seconds * np.where(known, 1.0, OPTIMISTIC_COST)
+        expected = lengths(hazards) / seconds
+        wanted = np.flatnonzero(unknown & (hoped > expected[k]))
+        wanted = wanted[wanted != k]
+        if wanted.size == 0:
+            return None
+        # Ties go up: a deeper K also tells about the shallower ones.
+        distance = np.abs(wanted - k) - 0.5 * (wanted > k)
+        chosen = int(wanted[np.argmin(distance)])
+        loss = max(1.0 - float(expected[chosen] / expected[k]), 1e-3)
+        return Probe(chosen, min(self._most, self._budget / loss))

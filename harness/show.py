@@ -1,0 +1,118 @@
+"""Tables for the terminal. Everything shown is read from what the called part returned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+
+@contextmanager
+def cell_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error while it is a terminal; otherwise silent."""
+    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("cells", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
+    """Arms, speedups with intervals, the verdict, and where the report is."""
+    best = (summary["verdict"]["best_static"] or {}).get("arm")
+    table = Table(title=f"{summary['scenario']}: {len(summary['seeds'])} seeds", title_justify="left")
+    table.add_column("arm")
+    columns = (
+        "tokens/s",
+        "goodput",
+        "TPOT ms",
+        "TTFT p50 ms",
+        "E2E p90 s",
+        "accept. length",
+        "mean K",
+        "swaps",
+        "SLO",
+        f"speedup over {best or 'best static'}",
+    )
+    for name in columns:
+        table.add_column(name, justify="right")
+    for arm, entry in summary["arms"].items():
+        table.add_row(arm, *_arm_cells(entry["mean"]), _speedup(summary, arm, best))
+    verdict = summary["verdict"]
+    lines: list[Any] = [table]
+    lines += [Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]]
+    lines += [Text(verdict["headline"], "bold"), Text(f"report: {out / 'report.html'}")]
+    return Group(*lines)
+
+
+def _arm_cells(mean: Mapping[str, Any]) -> list[str]:
+    shares = mean["k_histogram"]
+    mean_k = sum(int(k) * share for k, share in shares.items()) if shares else None
+    return [
+        _number(mean["tokens_per_second"], 0),
+        _number(mean["goodput"], 0),
+        _number(mean["tpot"]["mean"], 2, 1e3),
+        _number(mean["ttft"]["p50"], 0, 1e3),
+        _number(mean["e2e"]["p90"], 2),
+        _number(mean["acceptance_length"], 2),
+        _number(mean_k, 2),
+        _number(mean["swaps"], 1),
+        _number(mean["slo_attainment"], 3),
+    ]
+
+
+def _speedup(summary: Mapping[str, Any], arm: str, over: str | None) -> str:
+    if over is None or arm == over:
+        return "1"
+    pair = next((p for p in summary["pairs"] if p["arm"] == arm and p["over"] == over), None)
+    if pair is None:
+        return "-"
+    found = pair["ratios"][summary["headline_ratio"]]
+    if found["low"] is None:
+        return _number(found["estimate"], 3)
+    return f"{found['estimate']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def validation_table(result: Mapping[str, Any]) -> Group:
+    """Measured against simulated, metric by metric, beside the best public simulator's error."""
+    tables: list[Any] = []
+    for check in result["checks"]:
+        table = Table(title=check["title"], title_justify="left")
+        for i, name in enumerate(check["columns"]):
+            table.add_column(name, justify="right" if i else "left")
+        for row in check["rows"]:
+            table.add_row(*(_cell(v) for v in row))
+        tables.append(table)
+        tables += [Text(note) for note in check["notes"]]
+    tables.append(Text("within the bars" if result["ok"] else "NOT within the bars", "bold"))
+    return Group(*tables)
+
+
+def gate_table(result: Any) -> Group:
+    """The gate's own table, and its decision."""
+    return Group(result.table(), Text(result.decision, "bold"))
+
+
+def doctor_table(findings: Mapping[str, Any]) -> Group:
+    """What is installed, what would run."""
+    table = Table(title=f"{findings['cpus']} CPUs, GPUs: {', '.join(findings['gpus']) or 'none'}")
+    for name in ("part", "packages", "missing", "how to get it"):
+        table.add_column(name)
+    for part, entry in findings["parts"].items():
+        present = ", ".join(f"{p} {v}" for p, v in entry["packages"].items() if v)
+        table.add_row(part, present, ", ".join(entry["missing"]) or "-", entry["advice"])
+    return Group(table)
+
+
+def _cell(value: Any) -> str:
+    return _number(value, 3) if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
+    return "-" if value is None else f"{value * factor:,.{digits}f}"

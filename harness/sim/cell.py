@@ -1,0 +1,181 @@
+"""Building one (arm, seed) cell of a simulation from a scenario: the only place where the parts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.contract import Request
+from harness.errors import InputError
+from harness.latency import load as load_latency
+from harness.latency.model import LatencyModel
+from harness.policy import PolicyContext, make
+from harness.rng import stream
+from harness.sim.acceptance import population_acceptance
+from harness.sim.engine import Engine, EngineConfig, Labels
+from harness.sim.learning import LearningCurve
+from harness.sim.trainer import TrainerConfig
+from harness.sim.world import Happening, Sink, SwapConfig, World
+from workloads.domains import DomainProfile, load_domains
+from workloads.generate import apply_trace, generate
+from workloads.scenario import Scenario
+from workloads.traces import read_trace
+
+DEFAULT_KV_TOKENS = 400_000
+"""Used when neither the scenario nor the latency model says what the KV cache holds (assumed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One arm under one seed; picklable, so that a worker process can run it."""
+
+    scenario: Scenario
+    policy: str
+    seed: int
+    latency: str
+    trace: Path | None = None
+    requests: int | None = None
+    """Cut the run short after this many requests."""
+
+    @property
+    def total(self) -> int:
+        return self.requests or self.scenario.requests
+
+
+def build_world(cell: Cell, sink: Sink) -> World:
+    """All parts of the cell, wired."""
+    scenario = cell.scenario
+    policy = make(cell.policy)
+    latency = load_latency(cell.latency)
+    if policy.uses_drafter and not latency.has_drafter:
+        raise InputError(
+            f"latency model {latency.name} knows no drafter, so policy {cell.policy!r} cannot be priced on it; "
+            "use policy 'none' or a model with a drafter"
+        )
+    profiles = _profiles(cell)
+    curve = LearningCurve(list(profiles.values()), start=scenario.drafter)
+    engine = _engine(cell, latency, profiles, policy.uses_drafter)
+    trainer = _trainer(scenario) if scenario.trainer.on else None
+    context = _context(cell, latency, engine, curve, trainer)
+    return World(
+        engine=engine,
+        policy=policy,
+        context=context,
+        requests=requests_of(cell),
+        happenings=_happenings(cell),
+        curve=curve,
+        trainer=trainer,
+        swap=SwapConfig(transfer=scenario.swap.transfer, stall=scenario.swap.stall),
+        seed=cell.seed,
+        sink=sink,
+    )
+
+
+def requests_of(cell: Cell) -> Iterator[Request]:
+    """The cell's requests in order of arrival; the same for every arm of a seed."""
+    if cell.trace is not None:
+        return apply_trace(cell.scenario, read_trace(cell.trace, seed=cell.seed), cell.seed, cell.total)
+    return generate(cell.scenario.model_copy(update={"requests": cell.total}), cell.seed)
+
+
+def _profiles(cell: Cell) -> dict[str, DomainProfile]:
+    """Profiles of the domains a request may have; a trace may bring any known label."""
+    known = load_domains()
+    names = list(cell.scenario.domains())
+    if cell.trace is not None:
+        names += [name for name in known if name not in names]
+    return {name: known[name] for name in names}
+
+
+def _engine(cell: Cell, latency: LatencyModel, profiles: dict[str, DomainProfile], drafter: bool) -> Engine:
+    scenario = cell.scenario
+    given = scenario.engine.overrides()
+    given.pop("tensor_parallel", None)
+    config = EngineConfig(
+        kv_tokens=latency.kv_capacity_tokens or DEFAULT_KV_TOKENS,
+        max_k=min(scenario.max_k, latency.max_k) if drafter else 0,
+        drafter_loaded=drafter,
+        prefix_hashes=512 if given.get("prefix_caching") else 0,
+    )
+    labels = Labels(
+        domains=tuple(profiles),
+        tenants=tuple(t.name for t in scenario.tenants),
+        latent_sd=tuple(p.latent_sd for p in profiles.values()),
+        slo={t.name: t.slo for t in scenario.tenants},
+    )
+    return Engine(replace(config, **given), labels, latency, cell.seed)
+
+
+def _trainer(scenario: Scenario) -> TrainerConfig:
+    t = scenario.trainer
+    return TrainerConfig(
+        samples_per_second=t.samples_per_second,
+        samples_per_step=t.samples_per_step,
+        buffer_requests=t.buffer_requests,
+        buffer_tokens=t.buffer_bytes // t.bytes_per_token,
+        slowdown=t.interference,
+    )
+
+
+def _happenings(cell: Cell) -> list[Happening]:
+    scenario, total = cell.scenario, cell.total
+    updates = [
+        Happening(int(u.at * total), "verifier_update", u.stall, u.retained, u.kv_invalid)
+        for u in scenario.verifier_updates
+    ]
+    faults = [Happening(int(f.at * total), f.kind) for f in scenario.faults]
+    shifts = [Happening(int(s.at * total), "shift", note=s.after) for s in scenario.shifts()]
+    return updates + faults + shifts
+
+
+def _context(
+    cell: Cell, latency: LatencyModel, engine: Engine, curve: LearningCurve, trainer: TrainerConfig | None
+) -> PolicyContext:
+    """What an operator knows beforehand: the engine, a latency model, and the traffic of the first minutes."""
+    scenario, max_k = cell.scenario, engine.config.max_k
+    share = _first_mix(cell, engine.labels.domains)
+    logits = curve.logits(curve.candidate())
+    uncond = np.zeros(max(max_k, 1))
+    for d, weight in enumerate(share):
+        if weight > 0:
+            uncond += weight * np.array(population_acceptance(logits[d], engine.labels.latent_sd[d], len(uncond)))
+    reached = np.concatenate([[1.0], uncond[:-1]])
+    hazards = np.divide(uncond, reached, out=np.zeros_like(uncond), where=reached > 1e-9)
+    return PolicyContext(
+        max_k=max_k,
+        max_batch=engine.config.max_num_seqs,
+        predict=latency.predict,
+        offline_hazards=tuple(np.clip(hazards, 0.0, 1.0).tolist()),
+        mean_context=_first_context(cell),
+        trainer=trainer is not None,
+        swap_stall=scenario.swap.stall,
+        slo=dict(engine.labels.slo),
+        seed=int(stream(cell.seed, "policy").integers(2**31)),
+        heldout_k=trainer.eval_k if trainer else None,
+    )
+
+
+FIRST = 256
+"""Requests of the known traffic that an operator tuned on."""
+
+
+def _first_mix(cell: Cell, domains: tuple[str, ...]) -> np.ndarray:
+    """Share of each domain in the first requests of *another* seed: known traffic, not this run's."""
+    counts = np.zeros(len(domains))
+    for request, _ in zip(_known_traffic(cell), range(FIRST), strict=False):
+        counts[domains.index(request.domain)] += 1
+    return counts / counts.sum()
+
+
+def _first_context(cell: Cell) -> float:
+    """Mean context of a decoding request in the known traffic, tokens."""
+    first = [r for r, _ in zip(_known_traffic(cell), range(FIRST), strict=False)]
+    work = sum(r.output_tokens for r in first)
+    return sum((r.prompt_tokens + r.output_tokens / 2) * r.output_tokens for r in first) / work
+
+
+def _known_traffic(cell: Cell) -> Iterator[Request]:
+    return requests_of(replace(cell, seed=cell.seed + 1_000_003))

@@ -1,0 +1,35 @@
+"""What the log keeps of a control tick: enough to score another policy on it later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.contract import Observation, Plan
+
+
+def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
+    """Plain data of one decision: what was seen in short, what was chosen, with which propensity."""
+    return {
+        "running": o.running,
+        "waiting": o.waiting,
+        "kv_use": round(o.kv_use, 4),
+        "context": round(o.mean_context, 1),
+        "steps": [[s.batch, s.k, s.steps, round(s.seconds, 6), s.tokens] for s in o.steps],
+        "engine_steps": o.engine_steps,
+        "tokens": o.tokens,
+        "finished": o.finished,
+        "positions": {"|".join(key): [c.offered, c.accepted] for key, c in o.positions.items()},
+        "drafter": o.drafter,
+        "version": o.drafter_version,
+        "verifier": o.verifier_version,
+        "slo": round(o.slo_attainment, 4),
+        "trainer": [o.trainer.steps, o.trainer.samples, o.trainer.dropped, o.trainer.candidate],
+        "plan": {
+            "k": p.k_by_batch,
+            "drafter": p.drafter,
+            "train": p.train.on,
+            "budget": p.train.budget,
+            "publish": p.publish,
+            "propensity": p.propensity,
+        },
+    }

@@ -1,0 +1,181 @@
+"""`specdrift simulate`: arms x seeds of a scenario, over worker processes, into one run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from harness.compare import summarise
+from harness.errors import InputError, UnknownName
+from harness.latency import load as load_latency
+from harness.policy import make
+from harness.runlog import CellWriter, RunWriter
+from harness.sim.acceptance import SOURCE as ACCEPTANCE_SOURCE
+from harness.sim.cell import Cell, build_world
+from harness.sim.recorder import Recorder
+from workloads.scenario import Scenario
+from workloads.traces import read_trace
+
+
+ACCEPTANCES = ("parametric",)
+"""Where acceptance may come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to simulate, resolved: nothing here is a default any more."""
+
+    scenario: Scenario
+    policies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    latency: str
+    trace: Path | None = None
+    requests: int | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """What reading the trace had to leave out or change (`workloads.traces.TraceReport`)."""
+    keep_steps: bool = True
+    workers: int = 1
+
+    def cells(self) -> Iterator[Cell]:
+        """Seed by seed, so that an interrupted look at the log already compares all arms."""
+        for seed in self.seeds:
+            for policy in self.policies:
+                yield Cell(self.scenario, policy, seed, self.latency, self.trace, self.requests)
+
+
+def prepare(
+    scenario: Scenario,
+    *,
+    policies: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    latency: str | None = None,
+    acceptance: str = ACCEPTANCES[0],
+    trace: Path | None = None,
+    requests: int | None = None,
+    keep_steps: bool = True,
+    workers: int | None = None,
+) -> Job:
+    """Fill in defaults and refuse, in one sentence, what could not run; nothing is written yet."""
+    if requests is not None and requests < 1:
+        raise InputError(f"requests is {requests}; simulate at least 1")
+    arms = tuple(policies) or scenario.arms
+    if doubled := [a for a in arms if arms.count(a) > 1]:
+        raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
+    if acceptance not in ACCEPTANCES:
+        raise UnknownName("acceptance source", acceptance, ACCEPTANCES)
+    reading: dict[str, Any] = {}
+    if trace is not None:
+        reading, hashes = _scan(trace)
+        requests = min(requests or reading["requests"], reading["requests"])
+        scenario = _with_prefixes(scenario, hashes)
+    job = Job(
+        scenario=scenario,
+        policies=arms,
+        seeds=tuple(seeds),
+        latency=latency or scenario.latency,
+        trace=trace,
+        requests=requests,
+        reading=reading,
+        keep_steps=keep_steps,
+        workers=workers or min(os.cpu_count() or 1, len(arms) * len(seeds)),
+    )
+    for cell in list(job.cells())[: len(arms)]:
+        build_world(cell, _Nowhere())
+    return job
+
+
+def _scan(trace: Path) -> tuple[dict[str, Any], int]:
+    """The reader's report and the most prefix hashes of one request: one pass with all of its checks."""
+    stream = read_trace(trace)
+    hashes = max(len(request.prefix_hashes) for request in stream)
+    return asdict(stream.report), hashes
+
+
+def _with_prefixes(scenario: Scenario, hashes: int) -> Scenario:
+    """Turn the prefix cache on for a trace that carries prefixes, unless the scenario decides (vLLM's default)."""
+    engine = scenario.engine
+    if hashes == 0 or engine.prefix_caching is not None:
+        return scenario
+    return scenario.model_copy(update={"engine": engine.model_copy(update={"prefix_caching": True})})
+
+
+def simulate(
+    job: Job,
+    out: Path,
+    finish: Callable[[Path], object] = lambda run: None,
+    on_cell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Run all cells into the run directory `out` and return its summary.
+
+    `on_cell(done, total)` is called as cells end, `finish(run)` (the report) on the complete run just
+    before it gets its name.
+    """
+    with RunWriter(out, _info(job)) as writer:
+        cells = list(job.cells())
+        for done, _ in enumerate(_run_all(cells, writer.parts, job), start=1):
+            on_cell(done, len(cells))
+        writer.merge()
+        summary = summarise(writer.path)
+        finish(writer.path)
+    return summary
+
+
+def _run_all(cells: list[Cell], parts: Path, job: Job) -> Iterator[None]:
+    if job.workers == 1:
+        for cell in cells:
+            yield _run_one(cell, parts, job.keep_steps)
+        return
+    with ProcessPoolExecutor(job.workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_run_one, cell, parts, job.keep_steps) for cell in cells]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run_one(cell: Cell, parts: Path, keep_steps: bool) -> None:
+    with CellWriter(parts, cell.policy, cell.seed, steps=keep_steps) as writer:
+        recorder = Recorder(writer)
+        world = build_world(cell, recorder)
+        world.run()
+        recorder.close()
+
+
+def _info(job: Job) -> dict[str, Any]:
+    latency = load_latency(job.latency)
+    own = job.scenario.trainer.on and job.scenario.trainer.own_accelerator
+    return {
+        "mode": "sim",
+        "scenario": job.scenario.name,
+        "seeds": list(job.seeds),
+        "arms": {
+            name: {"policy": name, "trainer_accelerators": int(own and make(name).trains)}
+            for name in job.policies
+        },
+        "latency": {"name": latency.name, "source": latency.source, "note": latency.note},
+        "acceptance": {"name": "parametric", "note": ACCEPTANCE_SOURCE},
+        "configuration": {
+            "scenario": job.scenario.model_dump(mode="json"),
+            "latency": latency.name,
+            "acceptance": "parametric",
+            "trace": job.trace.name if job.trace else None,
+            "trace_reading": dict(job.reading),
+            "requests": job.requests or job.scenario.requests,
+        },
+    }
+
+
+class _Nowhere:
+    """A sink for worlds that are only built, never run."""
+
+    def name(self, labels: object) -> None: ...
+    def step_rows(self, rows: object) -> None: ...
+    def request_rows(self, rows: object) -> None: ...
+    def events(self, events: object) -> None: ...

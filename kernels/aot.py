@@ -1,0 +1,194 @@
+"""Compile every kernel for every chip without one, and hold the result to what it was.
+
+    python -m kernels.aot [--target sm_90] [--update] [--json]
+
+Each op's launcher runs on `meta` tensors of its specimen shapes; instead of launching, each kernel
+is compiled with exactly the specialisation a launch would use. Gates: no spills, shared memory
+within the chip's limit, the widest matrix instruction present where the op is a product. The
+fingerprint (registers, shared memory, spills, instruction counts) is compared with the committed
+one in `kernels/fingerprints/`. Exit code 1 when a gate fails or a figure got worse; 2 when this
+cannot run here. One process per target: Triton holds one target per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kernels.fingerprint import WIDEST_MATRIX, Fingerprint, failed_gates, of_kernel, worse
+
+FOLDER = Path(__file__).parent / "fingerprints"
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    target: str
+    kernel: str
+    what: str
+    bad: bool
+
+
+def compile_target(target: str, only: Iterable[str] = ()) -> dict[str, Fingerprint]:
+    """Fingerprints of every kernel variant for `target`, by name; of the ops in `only` if any are given.
+
+    Sets this process's Triton target for good.
+    """
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.driver import driver
+
+    from kernels.common import recording, tensor_descriptors
+    from kernels.registry import OPS
+
+    driver.set_active(_CompileOnly(GPUTarget(*TARGETS[target])))  # type: ignore[arg-type]
+    found: dict[str, Fingerprint] = {}
+    tma = target in ("sm_90", "sm_100")
+    for op in OPS.values():
+        if only and op.name not in only:
+            continue
+
+        def compiled(kernel: Any, args: tuple[Any, ...], meta: dict[str, Any], op: Any = op) -> None:
+            name = variant(op.name, kernel, meta, args)
+            if name not in found:
+                found[name] = of_kernel(kernel.warmup(*args, grid=(1,), **meta), target)
+
+        for shape in op.specimens():
+            with recording(compiled), tensor_descriptors(tma):
+                op.run(**op.inputs(shape, "meta", torch.bfloat16, 0))
+    return dict(sorted(found.items()))
+
+
+def variant(op: str, kernel: Any, meta: dict[str, Any], args: tuple[Any, ...]) -> str:
+    """`op/kernel[BM=16,...,warps=4,stages=3]`: the constants that make it a kernel of its own."""
+    options = {"num_warps": "warps", "num_stages": "stages"}
+    parts = [f"{options.get(k, k)}={int(v) if isinstance(v, bool) else v}" for k, v in meta.items()]
+    return f"{op}/{kernel.__name__}[{','.join(parts)}]"
+
+
+def is_product(name: str) -> bool:
+    """Whether a variant is the product of an op that must use the widest matrix unit: it has a K block."""
+    from kernels.registry import OPS
+
+    return OPS[name.partition("/")[0]].matrix and "BK=" in name
+
+
+class _CompileOnly:
+    """The least a Triton driver must be for `kernel.warmup`."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def check(target: str, found: dict[str, Fingerprint], known: dict[str, Any], partial: bool = False) -> list[Finding]:
+    """Gates, then the comparison with the committed fingerprints `known` (as in the file)."""
+    import triton
+
+    lines = [
+        Finding(target, name, reason, True)
+        for name, print_ in found.items()
+        for reason in failed_gates(print_, target, is_product(name))
+    ]
+    if not known:
+        return [*lines, Finding(target, "-", "no committed fingerprints; run with --update", True)]
+    if known["triton"] != triton.__version__:
+        note = f"made with Triton {known['triton']}, this is {triton.__version__}: gates only"
+        return [*lines, Finding(target, "-", note, False)]
+    old = {name: Fingerprint(**values) for name, values in known["kernels"].items()}
+    for name in sorted(found.keys() | old.keys()):
+        if name not in old:
+            lines.append(Finding(target, name, "new variant, not in the committed file", True))
+        elif name in found:
+            lines += [Finding(target, name, text, bad) for text, bad in worse(old[name], found[name])]
+        elif not partial:
+            lines.append(Finding(target, name, "committed variant is no longer compiled", True))
+    return lines
+
+
+def read(target: str) -> dict[str, Any]:
+    """The committed file, or {}."""
+    path = FOLDER / f"{target}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(target: str, found: dict[str, Fingerprint]) -> Path:
+    import triton
+
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{target}.json"
+    kernels = {name: asdict(print_) for name, print_ in found.items()}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in kernels.items())
+    head = f'"target": "{target}",\n "triton": "{triton.__version__}"'
+    path.write_text(f'{{{head},\n "kernels": {{\n{lines}\n }}\n}}\n')
+    return path
+
+
+def one(target: str, update: bool, only: list[str]) -> list[Finding]:
+    """Compile and compare one target in this process."""
+    found = compile_target(target, only)
+    if update:
+        write(target, found)
+    lines = check(target, found, read(target), partial=bool(only))
+    products = sum(map(is_product, found))
+    summary = f"{len(found)} variants compiled, {products} of them products with {WIDEST_MATRIX[target]}"
+    return [*lines, Finding(target, "-", summary, False)]
+
+
+def _child(target: str, args: argparse.Namespace) -> list[Finding]:
+    command = [sys.executable, "-m", "kernels.aot", "--target", target, "--json"]
+    command += ["--update"] if args.update else []
+    command += [part for name in args.op for part in ("--op", name)]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode not in (0, 1):
+        return [Finding(target, "-", f"compiler process failed: {done.stderr.strip()[-600:]}", True)]
+    return [Finding(**line) for line in json.loads(done.stdout)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels.aot", description="Compile and compare all kernels.")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="one chip; all by default")
+    parser.add_argument("--op", action="append", default=[], help="one operation; all by default")
+    parser.add_argument("--update", action="store_true", help="write kernels/fingerprints/<target>.json")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    args = parser.parse_args(argv)
+    if args.update and args.op:
+        parser.error("--update writes whole files; leave --op out")
+    targets = args.target or list(TARGETS)
+    if len(targets) == 1 and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+        lines = one(targets[0], args.update, args.op)
+    else:
+        lines = [line for target in targets for line in _child(target, args)]
+    if args.json:
+        print(json.dumps([asdict(line) for line in lines]))
+    else:
+        for line in sorted(lines, key=lambda entry: entry.bad):
+            print(f"{'WORSE' if line.bad else 'ok':5}  {line.target:7}  {line.kernel}  {line.what}")
+    return int(any(line.bad for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""The run log: what is written is read back, and nothing half-written looks complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.contract import RequestRecord, StepRecord
+from harness.errors import InputError, UnknownName
+from harness.runlog import SCHEMA_VERSION, SCHEMAS, CellWriter, RunWriter, read_run
+from harness.runlog_write import ROW_GROUP
+from tests.factories import request_table, step_table, write_run
+
+INFO = {"mode": "sim", "scenario": "x", "seeds": [0], "arms": {"none": {}}}
+ROOT = Path(__file__).parents[1]
+
+
+def random_steps(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    columns: dict[str, np.ndarray] = {f.name: rng.integers(0, 100, n) for f in fields(StepRecord)}
+    return columns | {"start": np.sort(rng.random(n)), "seconds": rng.random(n)}
+
+
+def write_steps(out: Path, batches: list[dict[str, np.ndarray]], keep: bool = True) -> Path:
+    with RunWriter(out, INFO) as run, CellWriter(run.parts, "none", 0, steps=keep) as cell:
+        for batch in batches:
+            cell.steps(batch)
+    return out
+
+
+def test_schemas_are_the_contract() -> None:
+    assert SCHEMAS["steps"].names == ["arm", "seed", *(f.name for f in fields(StepRecord))]
+    assert SCHEMAS["requests"].names == ["arm", "seed", *(f.name for f in fields(RequestRecord))]
+    assert SCHEMAS["events"].names == ["arm", "seed", "time", "kind", "detail"]
+    for table, columns in {"requests": ("arm", "domain", "tenant", "status"), "events": ("kind",)}.items():
+        assert all(pa.types.is_dictionary(SCHEMAS[table].field(name).type) for name in columns)
+    assert SCHEMAS["requests"].field("request_id").type == pa.int64()
+    assert SCHEMAS["requests"].field("slo_met").type == pa.bool_()
+    assert SCHEMAS["steps"].field("start").type == pa.float64()
+    assert SCHEMAS["steps"].field("k").type == pa.int32()
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", seeds=(3, 1)))
+    assert run.arms == ("none", "static:3", "bandit")
+    assert run.seeds == (1, 3)
+    assert run.info["schema_version"] == SCHEMA_VERSION
+    assert run.summary is None
+    frame = run.requests("bandit", 3)
+    assert set(frame["arm"]) == {"bandit"}
+    assert set(frame["seed"]) == {3}
+    own = request_table(3, 60, 1.5, drafts=True)
+    for name in ("request_id", "arrival", "prompt_tokens", "output_tokens", "domain", "status"):
+        assert list(frame[name]) == list(own[name])
+    assert len(run.requests()) == 3 * 2 * 60
+    assert list(dict.fromkeys(zip(run.requests()["arm"], run.requests()["seed"], strict=True))) == [
+        (arm, seed) for arm in run.arms for seed in run.seeds
+    ]
+
+
+def test_events_come_back_with_their_detail(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    swaps = run.events("bandit", 0, kinds=("swap",))
+    assert list(swaps["kind"]) == ["swap", "swap"]
+    assert swaps["detail"].iloc[0] == {"version": 1, "ok": True, "stall": 0.25}
+    assert run.events("none", 0, kinds=("swap",)).empty
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 3000), max_size=6))
+def test_bytes_do_not_depend_on_batches(tmp_path_factory: pytest.TempPathFactory, cuts: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("bytes")
+    requests = request_table(0, 3000, 1.0, drafts=False)
+    edges = [0, *sorted(cuts), 3000]
+    files = []
+    for name, pieces in {"whole": [0, 3000], "cut": edges}.items():
+        with RunWriter(folder / name, INFO) as run, CellWriter(run.parts, "none", 0) as cell:
+            for lo, hi in zip(pieces, pieces[1:], strict=False):
+                cell.requests({k: v[lo:hi] for k, v in requests.items()})
+        files.append((folder / name / "requests.parquet").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_bytes_do_not_depend_on_the_order_of_cells(tmp_path: Path) -> None:
+    info = {**INFO, "seeds": [0, 1], "arms": {"b": {}, "a": {}}}
+    cells = [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
+    for name, order in {"forward": cells, "backward": cells[::-1]}.items():
+        with RunWriter(tmp_path / name, info) as run:
+            for arm, seed in order:
+                with CellWriter(run.parts, arm, seed) as cell:
+                    cell.steps(random_steps(100, seed))
+    one, two = ((tmp_path / name / "steps.parquet").read_bytes() for name in ("forward", "backward"))
+    assert one == two
+    assert list(read_run(tmp_path / "forward").steps()["arm"].unique()) == ["b", "a"]
+
+
+def test_row_groups_hold_one_cell_and_a_fixed_number_of_rows(tmp_path: Path) -> None:
+    batches = [random_steps(50_000, s) for s in range(4)]
+    run = read_run(write_steps(tmp_path / "run", batches))
+    file = pq.ParquetFile(run.path / "steps.parquet")
+    sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    assert sizes == [ROW_GROUP] * 3 + [200_000 - 3 * ROW_GROUP]
+    assert np.array_equal(run.steps()["start"], np.concatenate([b["start"] for b in batches]))
+
+
+def test_without_steps_the_table_is_there_and_empty(tmp_path: Path) -> None:
+    assert read_run(write_steps(tmp_path / "run", [random_steps(10)], keep=False)).steps().empty
+
+
+def test_memory_is_flat_in_the_number_of_steps(tmp_path: Path) -> None:
+    """Two million step rows are 180 MB as arrays; writing and merging them may hold a few row groups."""
+    batch = random_steps(50_000)
+    before = pa.total_allocated_bytes()
+    highest = 0
+    tracemalloc.start()
+    with RunWriter(tmp_path / "run", INFO) as run:
+        with CellWriter(run.parts, "none", 0) as cell:
+            for _ in range(40):
+                cell.steps(batch)
+                highest = max(highest, pa.total_allocated_bytes() - before)
+        run.merge()
+        highest = max(highest, pa.total_allocated_bytes() - before)
+    _, python_peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert highest < 40e6
+    assert python_peak < 20e6
+    rows = sum(len(b) for b in read_run(tmp_path / "run").batches("steps", "none", 0, ("k",)))
+    assert rows == 2_000_000
+
+
+# --- nothing that looks complete ---
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="boom"), RunWriter(tmp_path / "run", INFO) as run:
+        with CellWriter(run.parts, "none", 0) as cell:
+            cell.steps(random_steps(5))
+        run.merge()
+        raise RuntimeError("boom")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_that_failed_is_not_merged(tmp_path: Path) -> None:
+    def work() -> None:
+        with RunWriter(tmp_path / "run", INFO) as run:
+            with pytest.raises(RuntimeError), CellWriter(run.parts, "none", 0) as cell:
+                cell.steps(random_steps(ROW_GROUP + 1))
+                raise RuntimeError
+            assert list(run.parts.iterdir()) == []
+
+    with pytest.raises(InputError, match=r"arm 'none' with seed 0 was never written"):
+        work()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_of_no_arm_is_not_dropped_silently(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="belongs to none"), RunWriter(tmp_path / "run", INFO) as run:
+        for arm in ("none", "stray"):
+            with CellWriter(run.parts, arm, 0):
+                pass
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from harness.runlog import RunWriter, CellWriter
+from tests.test_runlog import INFO, random_steps
+with RunWriter(Path(sys.argv[1]), INFO) as run:
+    with CellWriter(run.parts, "none", 0) as cell:
+        cell.steps(random_steps(70_000))
+        if sys.argv[2] == "cell":
+            print("ready", flush=True); time.sleep(60)
+    run.merge()
+    print("ready", flush=True); time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("moment", ["cell", "merged"])
+def test_a_killed_writer_leaves_nothing_that_looks_complete(tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(out), moment]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        writer.send_signal(signal.SIGKILL)
+        writer.wait(timeout=30)
+    assert not out.exists()
+    assert all(p.name.startswith(".run.partial-") for p in tmp_path.iterdir())
+    with pytest.raises(InputError, match="there is no run"):
+        read_run(out)
+    assert read_run(write_steps(out, [random_steps(3)])).steps().shape[0] == 3
+
+
+# --- refused before any work ---
+
+
+def test_an_output_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep me")
+    with pytest.raises(InputError, match="is not empty"):
+        RunWriter(tmp_path / "run", INFO)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert read_run(write_steps(tmp_path / "run", [])).arms == ("none",)
+
+
+def test_an_output_under_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write a run"):
+        RunWriter(tmp_path / "file" / "run", INFO)
+    with pytest.raises(InputError, match="not a directory"):
+        RunWriter(tmp_path / "file", INFO)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_parent_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot write a run"):
+        RunWriter(tmp_path / "run", INFO)
+
+
+def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not empty"), RunWriter(tmp_path / "run", INFO) as run:
+        with CellWriter(run.parts, "none", 0):
+            pass
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "other").touch()
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "dream"}, "unknown run mode 'dream'"),
+        ({"arms": {}}, "at least one arm"),
+        ({"arms": ["none"]}, "must map"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": [0.5]}, "different whole numbers"),
+        ({"seeds": []}, "different whole numbers"),
+    ],
+)
+def test_bad_descriptions_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RunWriter(tmp_path / "run", INFO | change)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": None}, "'k' is missing"),
+        ({"extra": np.zeros(3)}, "'extra' is not one of its columns"),
+        ({"k": np.zeros(4, int)}, "differ in length"),
+        ({"k": np.full(3, 2**40)}, "column 'k' of steps must be int32"),
+        ({"k": np.full(3, 0.5)}, "column 'k' of steps must be int32"),
+        ({"start": [0.0, None, 1.0]}, "'start' of steps has 1 missing"),
+    ],
+)
+def test_bad_columns_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    columns = {k: v for k, v in (random_steps(3) | change).items() if v is not None}
+    with pytest.raises(InputError, match=message):
+        write_steps(tmp_path / "run", [columns])
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- strict reading ---
+
+
+def rewrite(path: Path, change: object) -> None:
+    table = pq.read_table(path)
+    pq.write_table(change(table), path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns(["k"]), "steps.parquet has no column 'k'"),
+        (lambda t: t.append_column("new", t["k"]), "unknown columns: new"),
+        (
+            lambda t: t.set_column(5, "k", t["k"].cast(pa.float64())),
+            "column 'k' of .* is double; it must be int32",
+        ),
+        (lambda t: t.select(t.column_names[::-1]), "out of order"),
+    ],
+)
+def test_wrong_columns_are_refused(tmp_path: Path, change: object, message: str) -> None:
+    run = write_steps(tmp_path / "run", [random_steps(3)])
+    rewrite(run / "steps.parquet", change)
+    with pytest.raises(InputError, match=message):
+        read_run(run)
+
+
+def test_mixed_row_groups_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", requests=5)
+    rewrite(run / "requests.parquet", lambda t: t.combine_chunks())
+    with pytest.raises(InputError, match="more than one arm or seed"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", ["steps.parquet", "requests.parquet", "events.parquet"])
+def test_a_missing_or_broken_table_is_named(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", requests=5)
+    (run / name).write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=f"{name} is not a readable Parquet file"):
+        read_run(run)
+    (run / name).unlink()
+    with pytest.raises(InputError, match=f"it has no {name}"):
+        read_run(run)
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such directory"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"it has no run\.json"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(InputError, match="must hold one JSON object"):
+        read_run(tmp_path)
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", requests=5)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(InputError, match=f"schema version {SCHEMA_VERSION + 1}"):
+        read_run(run)
+
+
+def test_rows_of_an_unnamed_arm_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", requests=5)
+    info = json.loads((run / "run.json").read_text())
+    del info["arms"]["bandit"]
+    (run / "run.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match="arm 'bandit'"):
+        read_run(run)
+
+
+def test_asking_for_what_did_not_run(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", requests=5))
+    with pytest.raises(UnknownName, match="did you mean 'bandit'"):
+        run.steps("bandits")
+    with pytest.raises(InputError, match="no seed 9"):
+        run.requests(seed=9)
+
+
+def test_factory_steps_account_for_every_token() -> None:
+    for drafts in (False, True):
+        requests = request_table(0, 50, 1.3, drafts)
+        steps = step_table(requests, drafts)
+        assert steps["output_tokens"].sum() == requests["output_tokens"].sum()
+        assert (steps["accepted"] <= steps["offered"]).all()
+        assert (np.diff(steps["start"]) > 0).all()
+
+
+def test_run_json_keeps_what_was_given(tmp_path: Path) -> None:
+    info = read_run(write_run(tmp_path / "run", requests=5, configuration={"load": float("inf")})).info
+    assert info["configuration"] == {"requests": 5, "load": None}
+    assert info["provenance"]["packages"]["numpy"] == np.__version__
