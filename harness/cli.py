@@ -104,14 +104,13 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Hold a run's speedups against a committed baseline: exit 0 pass, 1 regression."""
-    from harness.gate import default_baseline, write_baseline
     from harness.gate import gate as judge
+    from harness.gate import write_baseline
     from harness.show import gate_table
 
-    baseline = baseline or default_baseline(run)
     if update:
-        write_baseline(run, baseline)
-        _answer(as_json, {"baseline": str(baseline)}, lambda: f"wrote {baseline}")
+        path = write_baseline(run, baseline)
+        _answer(as_json, {"baseline": str(path)}, lambda: f"wrote {path}")
         return
     result = judge(run, baseline)
     _answer(as_json, result.as_dict(), lambda: gate_table(result))

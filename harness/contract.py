@@ -142,6 +142,9 @@ class Observation:
     steps: tuple[StepLatency, ...] = ()
     """Decode-only steps by (batch, K); a step that also carried prefill tokens is left out."""
     tokens: int = 0
+    """Output tokens of all steps."""
+    prefill_tokens: int = 0
+    """Prompt tokens computed: they share each step's token budget with the drafts."""
     finished: int = 0
     positions: Mapping[tuple[str, str], PositionCounts] = field(default_factory=dict)
     """Offered and accepted per (domain, tenant); `UNKNOWN` where no label came with the request."""

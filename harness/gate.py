@@ -67,9 +67,17 @@ class GateResult:
         """0 pass, 1 anything else."""
         return 0 if self.ok else 1
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def decision(self) -> str:
+        """The outcome in one sentence."""
+        if self.ok:
+            return f"gate passes: {len(self.rows)} ratios held against {self.baseline}"
+        bad = [f"{r.arm} over {r.over} by {r.metric}: {r.status}" for r in self.rows if r.status not in GOOD]
+        return f"gate fails: {'; '.join([*self.problems, *bad]) or 'nothing was compared'}"
+
+    def as_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {"ok": self.ok, "exit_code": self.exit_code, **asdict(self)}
+        return {"ok": self.ok, "exit_code": self.exit_code, "decision": self.decision, **asdict(self)}
 
     def table(self) -> Table:
         """For a terminal: failing ratios first, each with what is wrong."""
@@ -96,7 +104,7 @@ def gate(run_dir: Path, baseline_path: Path | None = None) -> GateResult:
     """
     try:
         run = read_run(run_dir)
-        path = baseline_path or default_baseline(run)
+        path = baseline_path or _committed(run)
         baseline = read_baseline(path)
     except InputError as error:
         return GateResult(str(run_dir), str(baseline_path or ""), problems=[str(error)])
@@ -127,7 +135,7 @@ def write_baseline(run_dir: Path, path: Path | None = None, tolerance: float = T
         "gated": [entry for entry in gated if entry["estimate"] is not None],
     }
     _check_baseline(baseline, "the baseline")
-    path = path or default_baseline(run)
+    path = path or _committed(run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, baseline)
@@ -136,8 +144,15 @@ def write_baseline(run_dir: Path, path: Path | None = None, tolerance: float = T
     return baseline
 
 
-def default_baseline(run: Run) -> Path:
-    """Where the committed baseline of the run's scenario lies; live runs have their own."""
+def default_baseline(run_dir: Path) -> Path:
+    """Where the committed baseline of the run's scenario lies; live runs have their own.
+
+    Raises InputError when the directory is not a valid run; `gate` and `write_baseline` call it themselves.
+    """
+    return _committed(read_run(run_dir))
+
+
+def _committed(run: Run) -> Path:
     mark = ".live" if run.info["mode"] == "live" else ""
     return BASELINES / f"{run.info['scenario']}{mark}.json"
 

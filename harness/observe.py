@@ -63,6 +63,7 @@ def observe(
         engine_steps=len(steps),
         steps=_latencies(steps),
         tokens=int(steps["output_tokens"].sum()),
+        prefill_tokens=int(steps["prefill_tokens"].sum()),
         finished=len(finished),
         positions=positions,
         drafter=serving.drafter,

@@ -22,14 +22,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kernels.common import AMPERE, CDNA3, HOPPER, Chip, on_chip, recording
 from kernels.fingerprint import WIDEST_MATRIX, Fingerprint, failed_gates, of_kernel, worse
 
 FOLDER = Path(__file__).parent / "fingerprints"
-TARGETS: dict[str, tuple[str, int | str, int]] = {
-    "sm_80": ("cuda", 80, 32),
-    "sm_90": ("cuda", 90, 32),
-    "sm_100": ("cuda", 100, 32),
-    "gfx942": ("hip", "gfx942", 64),
+TARGETS: dict[str, tuple[tuple[str, int | str, int], Chip]] = {
+    "sm_80": (("cuda", 80, 32), AMPERE),
+    "sm_90": (("cuda", 90, 32), HOPPER),
+    "sm_100": (("cuda", 100, 32), HOPPER),
+    "gfx942": (("hip", "gfx942", 64), CDNA3),
 }
 
 
@@ -52,12 +53,11 @@ def compile_target(target: str, only: Iterable[str] = ()) -> dict[str, Fingerpri
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
-    from kernels.common import recording, tensor_descriptors
     from kernels.registry import OPS
 
-    driver.set_active(_CompileOnly(GPUTarget(*TARGETS[target])))  # type: ignore[arg-type]
+    arch, chip = TARGETS[target]
+    driver.set_active(_CompileOnly(GPUTarget(*arch)))
     found: dict[str, Fingerprint] = {}
-    tma = target in ("sm_90", "sm_100")
     for op in OPS.values():
         if only and op.name not in only:
             continue
@@ -68,7 +68,7 @@ def compile_target(target: str, only: Iterable[str] = ()) -> dict[str, Fingerpri
                 found[name] = of_kernel(kernel.warmup(*args, grid=(1,), **meta), target)
 
         for shape in op.specimens():
-            with recording(compiled), tensor_descriptors(tma):
+            with recording(compiled), on_chip(chip):
                 op.run(**op.inputs(shape, "meta", torch.bfloat16, 0))
     return dict(sorted(found.items()))
 
@@ -103,7 +103,9 @@ class _CompileOnly:
         return 0
 
 
-def check(target: str, found: dict[str, Fingerprint], known: dict[str, Any], partial: bool = False) -> list[Finding]:
+def check(
+    target: str, found: dict[str, Fingerprint], known: dict[str, Any], partial: bool = False
+) -> list[Finding]:
     """Gates, then the comparison with the committed fingerprints `known` (as in the file)."""
     import triton
 
@@ -169,7 +171,9 @@ def _child(target: str, args: argparse.Namespace) -> list[Finding]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.aot", description="Compile and compare all kernels.")
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.aot", description="Compile and compare all kernels."
+    )
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="one chip; all by default")
     parser.add_argument("--op", action="append", default=[], help="one operation; all by default")
     parser.add_argument("--update", action="store_true", help="write kernels/fingerprints/<target>.json")

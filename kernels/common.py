@@ -8,10 +8,11 @@ kernel just before). Costs and timings keep the two apart.
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import triton
@@ -23,10 +24,7 @@ H200_SMS = 132
 """The committed configurations are for this number of multiprocessors; used where no device is present."""
 
 
-class Shape(Protocol):
-    """A frozen dataclass of integers and strings; its fields become the `shape` of a profile row."""
-
-    __dataclass_fields__: Any
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,17 @@ def relative_error(inputs: Inputs, out: tuple[torch.Tensor, ...], ref: tuple[tor
     return worst
 
 
+def full_check(op: Op, inputs: Inputs) -> float:
+    """`op.error` of a launch against the whole reference."""
+    return op.error(inputs, op.run(**inputs), op.reference(**inputs))
+
+
 @dataclass(frozen=True)
 class Op:
-    """One operation. `inputs -> run` is what is timed; `reference` is plain torch in fp64."""
+    """One operation. `inputs -> run` is what is timed; `reference` is plain torch in fp64.
+
+    Shapes are frozen dataclasses of integers, strings and booleans: a profile row's `shape`.
+    """
 
     name: str
     inputs: Callable[[Any, str, torch.dtype, int], Inputs]
@@ -86,8 +92,12 @@ class Op:
     matrix: bool = False
     """Whether the kernel must run on the widest matrix unit (wgmma on sm_90)."""
     error: Callable[[Inputs, Any, Any], float] = field(default=relative_error)
+    check: Callable[[Op, Inputs], float] = field(default=full_check)
+    """The error at every profiled shape, where the full check would take too long."""
     tolerance: float = 1e-2
     """Largest accepted `error` in bf16."""
+    composed: bool = False
+    """Made of other ops: always checked by `check`, and its input `turn` chooses the set of weights."""
 
 
 Launcher = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
@@ -120,24 +130,41 @@ def multiprocessors(tensor: torch.Tensor) -> int:
     return torch.cuda.get_device_properties(tensor.device).multi_processor_count
 
 
-_tma: ContextVar[bool] = ContextVar("_tma", default=True)
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """What the launchers ask of a chip, beyond its size."""
+
+    tma: bool = True
+    """Matrices are loaded through tensor descriptors (NVIDIA from compute capability 9.0)."""
+    wgmma: bool = True
+    """Products of a whole warpgroup; without, accumulators take more registers a thread."""
+    stages: int = 8
+    """Deepest software pipeline its shared memory allows."""
+
+
+HOPPER = Chip()
+AMPERE = Chip(tma=False, wgmma=False)
+CDNA3 = Chip(tma=False, wgmma=False, stages=2)
+_chip: ContextVar[Chip] = ContextVar("_chip", default=HOPPER)
 
 
 @contextlib.contextmanager
-def tensor_descriptors(on: bool) -> Iterator[None]:
-    """Choose descriptor (TMA) or pointer loads where no device decides: compiling, interpreting."""
-    token = _tma.set(on)
+def on_chip(chip: Chip) -> Iterator[None]:
+    """Launch as for `chip` where the tensors are on no GPU: compiling ahead of time, interpreting."""
+    token = _chip.set(chip)
     try:
         yield
     finally:
-        _tma.reset(token)
+        _chip.reset(token)
 
 
-def use_tma(tensor: torch.Tensor) -> bool:
-    """Whether to load through tensor descriptors: on NVIDIA from compute capability 9.0."""
+def chip_of(tensor: torch.Tensor) -> Chip:
+    """The chip the tensor is on, or the one of `on_chip`."""
     if tensor.device.type != "cuda":
-        return _tma.get()
-    return torch.version.hip is None and torch.cuda.get_device_capability(tensor.device)[0] >= 9
+        return _chip.get()
+    if torch.version.hip is not None:
+        return CDNA3
+    return HOPPER if torch.cuda.get_device_capability(tensor.device)[0] >= 9 else AMPERE
 
 
 def operand(tensor: torch.Tensor, block: list[int], tma: bool) -> Any:
@@ -165,7 +192,9 @@ def counters(tensor: torch.Tensor) -> torch.Tensor:
     return _counters[tensor.device]
 
 
-def randn(shape: tuple[int, ...], device: str, dtype: torch.dtype, seed: int, scale: float = 1.0) -> torch.Tensor:
+def randn(
+    shape: tuple[int, ...], device: str, dtype: torch.dtype, seed: int, scale: float = 1.0
+) -> torch.Tensor:
     """Normal random numbers of `scale`, drawn on the device itself."""
     if device == "meta":
         return torch.empty(shape, dtype=dtype, device=device)
@@ -182,6 +211,10 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def as_row(shape: Any) -> Mapping[str, Any]:
-    """The fields of a shape, for a profile row."""
-    return asdict(shape)
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """`table[name]`; ValueError names the valid ones. (No import of `harness`: this package runs alone.)"""
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown {kind} {name!r}; {hint}valid: {', '.join(sorted(table))}")
+    return table[name]

@@ -24,7 +24,7 @@ SASS = {
     "UTCHMMA": r"\bUTCHMMA",
     "UTMALDG": r"\bUTMALDG",
     "LDGSTS": r"\bLDGSTS",
-    "LDG": r"\bLDG",
+    "LDG": r"\bLDG\.",
     "LDG128": r"\bLDG\.[\w.]*128",
     "STG": r"\bSTG",
 }
@@ -85,7 +85,7 @@ def _tool(name: str, *args: str) -> str:
 
 
 def failed_gates(print_: Fingerprint, target: str, matrix: bool) -> list[str]:
-    """Reasons this kernel may not ship, whatever it was before; `matrix`: it must use the widest matrix unit."""
+    """Reasons this kernel may not ship; `matrix`: it must use the widest matrix unit."""
     reasons = []
     if print_.spills and target == "sm_90":
         reasons.append(f"spills: {print_.spills}")

@@ -7,6 +7,9 @@ chip, K is split; the last program of a tile to finish sums the parts in a fixed
 result does not depend on timing.
 """
 
+# Kernel arguments are Triton values, without Python types.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,7 +18,19 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.common import COUNTERS, Cost, Inputs, Op, cdiv, counters, launch, multiprocessors, operand, randn, use_tma
+from kernels.common import (
+    COUNTERS,
+    Cost,
+    Inputs,
+    Op,
+    cdiv,
+    chip_of,
+    counters,
+    launch,
+    multiprocessors,
+    operand,
+    randn,
+)
 from kernels.models import Model
 
 
@@ -46,26 +61,31 @@ TILES = {
     128: (128, 64, 8, 4),
     256: (128, 64, 8, 4),
 }
-MAX_SPLIT = 8
+SPLITS = (1, 2, 3, 4, 6, 8)
 
 
 def config(m: int, n: int, k: int, sms: int) -> GemmConfig:
     """The committed configuration for a shape on a chip of `sms` multiprocessors."""
     bm = next((rows for rows in TILES if m <= rows), 256)
+    if bm == 256 and cdiv(m, 256) * cdiv(n, TILES[256][0]) < sms:
+        bm = 128
     bn, bk, warps, stages = TILES[bm]
-    tiles = cdiv(m, bm) * cdiv(n, bn)
+    tiles, steps = cdiv(m, bm) * cdiv(n, bn), cdiv(k, bk)
     slots = sms * (2 if bm <= 64 else 1)
-    if tiles > COUNTERS:
-        return GemmConfig(bm, bn, bk, 1, warps, stages)
-    split = min(range(1, MAX_SPLIT + 1), key=lambda s: _waves(tiles, s, slots, cdiv(k, bk), bm))
+    splits = (
+        [1]
+        if bm == 256 or tiles > min(COUNTERS, 2 * slots)
+        else [s for s in SPLITS if s == 1 or s * 8 <= steps]
+    )
+    split = min(splits, key=lambda s: _time(tiles, s, slots, steps, bm))
     return GemmConfig(bm, bn, bk, split, warps, stages)
 
 
-def _waves(tiles: int, split: int, slots: int, steps: int, bm: int) -> float:
+def _time(tiles: int, split: int, slots: int, steps: int, bm: int) -> float:
     """Relative time: rounds over the chip x K steps of each, plus what splitting costs (in K steps)."""
     rounds = cdiv(tiles * split, slots)
     reduction = 0.0 if split == 1 else 2.0 + split * bm / 64
-    return rounds * (cdiv(steps, split) + 2.0) + reduction
+    return rounds * (cdiv(steps, split) + 6.0) + reduction
 
 
 @triton.jit
@@ -110,7 +130,9 @@ def finish_split(acc, partial, counter, tile, tiles, part, split, BM: tl.constex
     if last:
         acc = tl.zeros([BN, BM], tl.float32)
         for s in range(split):
-            acc += tl.load(partial + (s * tiles + tile).to(tl.int64) * (BN * BM) + inner, cache_modifier=".cg")
+            acc += tl.load(
+                partial + (s * tiles + tile).to(tl.int64) * (BN * BM) + inner, cache_modifier=".cg"
+            )
         tl.store(counter + tile, 0)
     return acc, last
 
@@ -148,21 +170,21 @@ def gemm(x: torch.Tensor, w: torch.Tensor, segments: int = 1, cfg: GemmConfig | 
     cfg = cfg or config(m, n, k, multiprocessors(x))
     if (k // segments) % cfg.bk:
         raise ValueError(f"K per segment is {k // segments}; it must be a multiple of {cfg.bk}")
-    tma = use_tma(x)
+    chip = chip_of(x)
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     tiles_n, tiles_m = cdiv(n, cfg.bn), cdiv(m, cfg.bm)
     size = cfg.split * tiles_n * tiles_m * cfg.bn * cfg.bm if cfg.split > 1 else 1
     launch(
         gemm_kernel,
         (tiles_n, tiles_m, cfg.split),
-        operand(x, [cfg.bm, cfg.bk], tma),
-        operand(w, [cfg.bn, cfg.bk], tma),
+        operand(x, [cfg.bm, cfg.bk], chip.tma),
+        operand(w, [cfg.bn, cfg.bk], chip.tma),
         out,
         torch.empty(size, dtype=torch.float32, device=x.device),
         counters(x),
         m, n, k, k // segments, cfg.split,
-        BM=cfg.bm, BN=cfg.bn, BK=cfg.bk, SPLIT=cfg.split > 1, SEGMENTS=segments, TMA=tma,
-        num_warps=cfg.warps, num_stages=cfg.stages,
+        BM=cfg.bm, BN=cfg.bn, BK=cfg.bk, SPLIT=cfg.split > 1, SEGMENTS=segments, TMA=chip.tma,
+        num_warps=cfg.warps, num_stages=min(cfg.stages, chip.stages),
     )  # fmt: skip
     return out
 
@@ -204,8 +226,8 @@ def shapes(model: Model) -> list[GemmShape]:
 
 def specimens() -> list[GemmShape]:
     """Every row tile, with and without a split."""
-    wide = [GemmShape(rows, 57344, 8192) for rows in TILES]
-    return wide + [GemmShape(rows, 4096, 4096) for rows in (16, 32, 64, 128)] + [GemmShape(256, 2048, 4096)]
+    whole = [GemmShape(rows, 57344, 8192) for rows in TILES]
+    return whole + [GemmShape(rows, 4096, 4096) for rows in (16, 32, 64, 128)]
 
 
 OP = Op("gemm", inputs, run, reference, cost, shapes, specimens, ("w",), matrix=True)

@@ -12,6 +12,9 @@ chunk's share of dx = ds @ w and writes its rows of dw = ds^T @ x: extra memory 
 tokens x CHUNK, not tokens x vocabulary.
 """
 
+# Kernel arguments are Triton values, without Python types.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -21,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.common import Cost, Inputs, Op, cdiv, launch, multiprocessors, operand, pow2, randn, use_tma
+from kernels.common import Cost, Inputs, Op, cdiv, chip_of, launch, multiprocessors, operand, pow2, randn
 from kernels.gemm import load_tile
 from kernels.models import Model
 
@@ -49,7 +52,19 @@ class KlConfig:
 
 
 @triton.jit
-def row_dot(x, w, x_row, w_row, x_rows, w_rows, cols, BT: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, TMA: tl.constexpr):
+def row_dot(
+    x,
+    w,
+    x_row,
+    w_row,
+    x_rows,
+    w_rows,
+    cols,
+    BT: tl.constexpr,
+    BV: tl.constexpr,
+    BK: tl.constexpr,
+    TMA: tl.constexpr,
+):
     """[BT, BV] = x[x_row:, :] @ w[w_row:, :]^T."""
     acc = tl.zeros([BT, BV], tl.float32)
     for col in range(0, cols, BK):
@@ -61,7 +76,7 @@ def row_dot(x, w, x_row, w_row, x_rows, w_rows, cols, BT: tl.constexpr, BV: tl.c
 
 @triton.jit
 def rescaled(total, highest, values, extra):
-    """Online sums: (new peak, total of exp(values - peak), factor on older sums, exp(values - peak) . extra)."""
+    """(new peak, total of exp(values - peak), factor on older sums, exp(values - peak) . extra)."""
     peak = tl.maximum(highest, tl.max(values, 1))
     keep = tl.exp(highest - peak)
     weight = tl.exp(values - peak[:, None])
@@ -168,7 +183,9 @@ def kl_product_kernel(
             left = load_tile(a, k, row, a_rows, a_cols, BK, BM, TMA).T
         else:
             left = load_tile(a, row, k, a_rows, a_cols, BM, BK, TMA)
-        acc = tl.dot(left, load_tile(b, b_start + k, col, b_rows, n, BK, BN, TMA), acc, input_precision="ieee")
+        acc = tl.dot(
+            left, load_tile(b, b_start + k, col, b_rows, n, BK, BN, TMA), acc, input_precision="ieee"
+        )
     rows, cols = row + tl.arange(0, BM), col + tl.arange(0, BN)
     address = c + rows.to(tl.int64)[:, None] * n + cols[None, :]
     inside = (rows < m)[:, None] & (cols < n)[None, :]
@@ -190,8 +207,8 @@ def kl_forward(
 ) -> Saved:
     """-> loss fp32[tokens], and the log-sum-exps of student and teacher that the backward pass needs."""
     _check(x_s, w_s, x_t, w_t, direction)
-    cfg = cfg or KlConfig()
-    tokens, vocab, reverse, tma = x_s.shape[0], w_s.shape[0], direction == "reverse", use_tma(x_s)
+    cfg, tma = _config(cfg, x_s)
+    tokens, vocab, reverse = x_s.shape[0], w_s.shape[0], direction == "reverse"
     tiles, token_tiles = cdiv(vocab, cfg.bv), cdiv(tokens, cfg.bt)
     each = cdiv(tiles, max(1, min(tiles, multiprocessors(x_s) // token_tiles)))
     parts = cdiv(tiles, each)
@@ -222,8 +239,8 @@ def kl_backward(
     cfg: KlConfig | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """-> gradient of x_s (fp32) and, if `head`, of w_s in its own type. The teacher gets none."""
-    cfg = cfg or KlConfig()
-    tokens, (vocab, hidden), tma = x_s.shape[0], w_s.shape, use_tma(x_s)
+    cfg, tma = _config(cfg, x_s)
+    tokens, (vocab, hidden) = x_s.shape[0], w_s.shape
     chunk = min(cfg.chunk, cdiv(vocab, cfg.bv) * cfg.bv)
     ds = torch.empty((tokens, chunk), dtype=x_s.dtype, device=x_s.device)
     dx = torch.empty((tokens, hidden), dtype=torch.float32, device=x_s.device)
@@ -260,6 +277,13 @@ def _product(
     )  # fmt: skip
 
 
+def _config(cfg: KlConfig | None, x: torch.Tensor) -> tuple[KlConfig, bool]:
+    """The configuration on this chip, and whether it loads through descriptors."""
+    chip = chip_of(x)
+    cfg = cfg or (KlConfig() if chip.wgmma else KlConfig(bv=64))
+    return replace(cfg, stages=min(cfg.stages, chip.stages)), chip.tma
+
+
 def _operands(
     x_s: torch.Tensor, w_s: torch.Tensor, x_t: torch.Tensor, w_t: torch.Tensor, cfg: KlConfig, tma: bool
 ) -> list[Any]:
@@ -267,7 +291,9 @@ def _operands(
     return [operand(t, [r, cfg.bk], tma) for t, r in zip((x_s, w_s, x_t, w_t), rows, strict=True)]
 
 
-def _check(x_s: torch.Tensor, w_s: torch.Tensor, x_t: torch.Tensor, w_t: torch.Tensor, direction: str) -> None:
+def _check(
+    x_s: torch.Tensor, w_s: torch.Tensor, x_t: torch.Tensor, w_t: torch.Tensor, direction: str
+) -> None:
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is {direction!r}; it must be one of {', '.join(DIRECTIONS)}")
     if w_s.shape[0] != w_t.shape[0] or x_s.shape[0] != x_t.shape[0]:
@@ -277,42 +303,12 @@ def _check(x_s: torch.Tensor, w_s: torch.Tensor, x_t: torch.Tensor, w_t: torch.T
         )
 
 
-class LinearKl(torch.autograd.Function):
-    """KL per token as an autograd function of the student's hidden states and head."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_s: torch.Tensor, w_s: torch.Tensor, x_t: torch.Tensor, w_t: torch.Tensor,
-        direction: str, cfg: KlConfig | None,
-    ) -> torch.Tensor:  # fmt: skip
-        saved = kl_forward(x_s, w_s, x_t, w_t, direction, cfg)
-        ctx.save_for_backward(*saved, x_s, w_s, x_t, w_t)
-        ctx.direction, ctx.cfg = direction, cfg
-        return saved[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        loss, lse_s, lse_t, x_s, w_s, x_t, w_t = ctx.saved_tensors
-        weight, saved = grads[0].float().contiguous(), (loss, lse_s, lse_t)
-        head = ctx.needs_input_grad[1]
-        dx, dw = kl_backward(weight, saved, x_s, w_s, x_t, w_t, ctx.direction, head, ctx.cfg)
-        return dx.to(x_s.dtype), dw, None, None, None, None
-
-
-def linear_kl(
-    x_s: torch.Tensor, w_s: torch.Tensor, x_t: torch.Tensor, w_t: torch.Tensor,
-    direction: str = "forward", cfg: KlConfig | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """KL fp32[tokens], differentiable in x_s and w_s. Shapes as in `kl_forward`."""
-    return LinearKl.apply(x_s, w_s, x_t, w_t, direction, cfg)  # type: ignore[no-any-return]
-
-
-def run_forward(direction: str, **tensors: torch.Tensor) -> tuple[torch.Tensor]:
+def run_forward(direction: str, **tensors: Any) -> tuple[torch.Tensor]:
     return (kl_forward(**tensors, direction=direction)[0],)
 
 
 def run_backward(
-    direction: str, weight: torch.Tensor, saved: Saved | None = None, **tensors: torch.Tensor
+    direction: str, weight: torch.Tensor, saved: Saved | None = None, **tensors: Any
 ) -> tuple[torch.Tensor, ...]:
     """Gradients of x_s and w_s; the forward pass runs first unless its result is given."""
     saved = saved or kl_forward(**tensors, direction=direction)
@@ -332,13 +328,15 @@ def reference(
 
 
 def reference_backward(
-    direction: str, weight: torch.Tensor, saved: Saved | None = None, **tensors: torch.Tensor
+    direction: str, weight: torch.Tensor, saved: Saved | None = None, **tensors: Any
 ) -> tuple[torch.Tensor, ...]:
     """The same through autograd in fp64, logits and all."""
     leaves = {name: t.double().requires_grad_(name in ("x_s", "w_s")) for name, t in tensors.items()}
-    (reference(direction, **leaves)[0] * weight.double()).sum().backward()  # type: ignore[no-untyped-call]
-    assert leaves["x_s"].grad is not None and leaves["w_s"].grad is not None
-    return leaves["x_s"].grad, leaves["w_s"].grad
+    (reference(direction, **leaves)[0] * weight.double()).sum().backward()
+    dx, dw = leaves["x_s"].grad, leaves["w_s"].grad
+    assert dx is not None
+    assert dw is not None
+    return dx, dw
 
 
 def inputs(shape: KlShape, device: str, dtype: torch.dtype, seed: int) -> Inputs:
@@ -378,7 +376,12 @@ def cost_backward(shape: KlShape) -> Cost:
 
 def shapes(model: Model) -> list[KlShape]:
     """Draft vocabulary first, then the whole one."""
-    grid = [(1024, model.draft_vocab), (2048, model.vocab), (512, model.draft_vocab), (4096, model.draft_vocab)]
+    grid = [
+        (1024, model.draft_vocab),
+        (2048, model.vocab),
+        (512, model.draft_vocab),
+        (4096, model.draft_vocab),
+    ]
     return [KlShape(t, v, model.hidden, d) for t, v in grid for d in DIRECTIONS]
 
 

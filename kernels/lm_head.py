@@ -6,6 +6,9 @@ A pruned draft vocabulary is mapped back by `d2t` (target id = draft id + d2t[dr
 EAGLE-3 checkpoints).
 """
 
+# Kernel arguments are Triton values, without Python types.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.common import Cost, Inputs, Op, cdiv, launch, operand, pow2, randn, use_tma
+from kernels.common import Cost, Inputs, Op, cdiv, chip_of, launch, operand, pow2, randn
 from kernels.gemm import stream_dot
 from kernels.models import Model
 
@@ -109,7 +112,7 @@ def lm_head(
     cfg = cfg or config(rows)
     if hidden % cfg.bk:
         raise ValueError(f"hidden is {hidden}; it must be a multiple of {cfg.bk}")
-    tiles, tma = cdiv(vocab, cfg.bn), use_tma(x)
+    tiles, chip = cdiv(vocab, cfg.bn), chip_of(x)
 
     def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, device=x.device)
@@ -119,16 +122,18 @@ def lm_head(
     launch(
         head_kernel,
         (tiles, cdiv(rows, cfg.bm)),
-        operand(x, [cfg.bm, cfg.bk], tma), operand(w, [cfg.bn, cfg.bk], tma),
+        operand(x, [cfg.bm, cfg.bk], chip.tma), operand(w, [cfg.bn, cfg.bk], chip.tma),
         values, ids, highest, total, rows, vocab, hidden,
-        BM=cfg.bm, BN=cfg.bn, BK=cfg.bk, TOP=top, TMA=tma, num_warps=cfg.warps, num_stages=cfg.stages,
+        BM=cfg.bm, BN=cfg.bn, BK=cfg.bk, TOP=top, TMA=chip.tma,
+        num_warps=cfg.warps, num_stages=min(cfg.stages, chip.stages),
     )  # fmt: skip
     out_values, out_ids, lse = empty(rows, top), empty(rows, top, dtype=torch.int32), empty(rows)
     launch(
         top_kernel,
         (rows,),
         values, ids, highest, total, ids if d2t is None else d2t, out_values, out_ids, lse, tiles,
-        TILES=pow2(tiles), TOP=top, BLOCK=pow2(tiles * top), MAPPED=d2t is not None, num_warps=8, num_stages=1,
+        TILES=pow2(tiles), TOP=top, BLOCK=pow2(tiles * top), MAPPED=d2t is not None,
+        num_warps=8, num_stages=1,
     )  # fmt: skip
     return out_ids, out_values, lse
 
@@ -158,7 +163,11 @@ def error(inputs: Inputs, out: tuple[torch.Tensor, ...], ref: tuple[torch.Tensor
         return float("inf")
     scale = best.norm().clamp_min(1e-30)
     chosen = logits.gather(1, ids.long())
-    errors = [(values - best).norm() / scale, (chosen - best).norm() / scale, (lse - ref_lse).norm() / ref_lse.norm()]
+    errors = [
+        (values - best).norm() / scale,
+        (chosen - best).norm() / scale,
+        (lse - ref_lse).norm() / ref_lse.norm(),
+    ]
     worst = max(float(e) for e in errors)
     return worst if worst == worst and torch.stack(errors).isfinite().all() else float("inf")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from harness.errors import InputError, UnknownName
+from kernels.common import lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,12 @@ class Model:
         return (self.q_heads + 2 * self.kv_heads) * self.head_dim
 
     def shard(self, tp: int) -> Model:
-        """One rank of `tp`; raises InputError where a size does not divide."""
+        """One rank of `tp`; raises ValueError where a size does not divide."""
         for field in ("q_heads", "kv_heads", "intermediate", "vocab", "draft_vocab"):
             if getattr(self, field) % tp:
-                raise InputError(f"{field} of {self.name} is {getattr(self, field)}; it must divide by tp={tp}")
+                raise ValueError(
+                    f"{field} of {self.name} is {getattr(self, field)}; it must divide by tp={tp}"
+                )
         return replace(
             self,
             name=f"{self.name}-tp{tp}",
@@ -65,8 +67,5 @@ PROFILED = (LLAMA3_8B, QWEN3_8B, LLAMA3_70B.shard(4), LLAMA3_70B.shard(8))
 
 
 def model(name: str) -> Model:
-    """The profiled model of that name; raises UnknownName."""
-    for candidate in PROFILED:
-        if candidate.name == name:
-            return candidate
-    raise UnknownName("model", name, [m.name for m in PROFILED])
+    """The profiled model of that name; raises ValueError."""
+    return lookup("model", name, {m.name: m for m in PROFILED})

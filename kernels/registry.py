@@ -1,10 +1,9 @@
-"""All operations by name."""
+"""All operations by name: kernels, then what is composed of them."""
 
 from __future__ import annotations
 
-from harness.errors import UnknownName
-from kernels import attention, fusion, gemm, kl, lm_head, rejection, rmsnorm, rotary, swiglu
-from kernels.common import Op
+from kernels import attention, fusion, gemm, kl, lm_head, rejection, rmsnorm, rotary, swiglu, whole
+from kernels.common import Op, lookup
 
 OPS: dict[str, Op] = {
     op.name: op
@@ -19,12 +18,11 @@ OPS: dict[str, Op] = {
         rejection.OP,
         kl.FORWARD,
         kl.BACKWARD,
+        *whole.OPS,
     )
 }
 
 
 def op(name: str) -> Op:
-    """The operation of that name; raises UnknownName."""
-    if name not in OPS:
-        raise UnknownName("operation", name, OPS)
-    return OPS[name]
+    """The operation of that name; raises ValueError."""
+    return lookup("operation", name, OPS)

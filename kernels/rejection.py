@@ -8,9 +8,13 @@ order with one uniform number, so a run is a function of its uniforms. No kernel
 probabilities: p is recomputed from the logits and their log-sum-exp where needed.
 """
 
+# Kernel arguments are Triton values, without Python types.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -63,7 +67,9 @@ def greedy(target: torch.Tensor, drafts: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 @triton.jit(do_not_specialize=["rows"])
-def stats_kernel(logits, inverse_t, highest, total, rows, vocab, chunks, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def stats_kernel(
+    logits, inverse_t, highest, total, rows, vocab, chunks, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     """Largest scaled logit and sum of exponentials of each (row, chunk of the vocabulary)."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     v = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -97,7 +103,9 @@ def accept_kernel(
     log_total = peak + tl.log(tl.sum(sums * tl.exp(peaks - peak[:, :, None]), 2))
     drafted = (b < batch) & (i < k)
     x = tl.load(drafts + b * k + i, mask=drafted, other=0)
-    p = tl.exp(tl.load(logits + row * vocab + x, mask=drafted, other=0.0).to(tl.float32) * inverse_t - log_total)
+    p = tl.exp(
+        tl.load(logits + row * vocab + x, mask=drafted, other=0.0).to(tl.float32) * inverse_t - log_total
+    )
     u = tl.load(uniforms + b * (k + 1) + i, mask=drafted, other=0.0)
     if ONEHOT:
         q = tl.full([SEQS, KP], 1.0, tl.float32)
@@ -149,7 +157,7 @@ def pick_kernel(
     logits, draft_probs, drafts, uniforms, inverse_t, lse, accepted, weights, tokens, batch, k, vocab, chunks,
     SEQS: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, ONEHOT: tl.constexpr,
 ):  # fmt: skip
-    """tokens[n] = the first token whose cumulative residual exceeds u * total: first its chunk, then inside."""
+    """tokens[n] = the first token whose cumulative residual exceeds u * total: its chunk, then inside."""
     seq = tl.program_id(0) * SEQS + tl.arange(0, SEQS)
     known = seq < batch
     n = tl.load(accepted + seq, mask=known, other=0)
@@ -194,8 +202,8 @@ def stochastic(
     q = logits if draft_probs is None else draft_probs
     several = min(tall, 256)  # sequences per program where only K + 1 numbers each are looked at
     launch(
-        stats_kernel, (cdiv(batch * rows, tall), chunks), logits, inverse, highest, total, batch * rows, vocab,
-        chunks, ROWS=tall, BLOCK=block, num_warps=8, num_stages=1,
+        stats_kernel, (cdiv(batch * rows, tall), chunks), logits, inverse, highest, total,
+        batch * rows, vocab, chunks, ROWS=tall, BLOCK=block, num_warps=8, num_stages=1,
     )  # fmt: skip
     launch(
         accept_kernel, (cdiv(batch, several),), logits, drafts, q, uniforms, highest, total, inverse,
@@ -207,19 +215,19 @@ def stochastic(
         batch, k, vocab, chunks, SEQS=tall, BLOCK=block, ONEHOT=onehot, num_warps=8, num_stages=1,
     )  # fmt: skip
     launch(
-        pick_kernel, (cdiv(batch, tall),), logits, q, drafts, uniforms, inverse, lse, accepted, weights, tokens,
-        batch, k, vocab, chunks,
+        pick_kernel, (cdiv(batch, tall),), logits, q, drafts, uniforms, inverse, lse, accepted, weights,
+        tokens, batch, k, vocab, chunks,
         SEQS=tall, BLOCK=block, CHUNKS=pow2(chunks), ONEHOT=onehot, num_warps=8, num_stages=1,
     )  # fmt: skip
     return tokens, accepted
 
 
-def run(mode: str, **kwargs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def run(mode: str, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return greedy(**kwargs) if mode == "greedy" else stochastic(**kwargs)
 
 
 def reference(mode: str, **kwargs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Greedy: tokens, accepted. Else: accepted, and the cumulative residual fp64[batch, vocab] it draws from."""
+    """Greedy: tokens, accepted. Else: accepted, and the CDF fp64[batch, vocab] it draws from."""
     drafts = kwargs["drafts"].long()
     batch, k = drafts.shape
     if mode == "greedy":
@@ -263,12 +271,17 @@ def inputs(shape: RejectionShape, device: str, dtype: torch.dtype, seed: int) ->
     if device == "meta":
         logits = torch.empty((b, k + 1, vocab), dtype=dtype, device=device)
         u = torch.empty((b, k + 1), device=device)
-        ids, probs = torch.empty((b, k), dtype=torch.int32, device=device), torch.empty((b, k, vocab), device=device)
+        ids, probs = (
+            torch.empty((b, k), dtype=torch.int32, device=device),
+            torch.empty((b, k, vocab), device=device),
+        )
         target = torch.empty((b, k + 1), dtype=torch.int32, device=device)
     else:
         generator = torch.Generator(device).manual_seed(seed)
         if shape.mode == "greedy":
-            target = torch.randint(0, vocab, (b, k + 1), generator=generator, device=device, dtype=torch.int32)
+            target = torch.randint(
+                0, vocab, (b, k + 1), generator=generator, device=device, dtype=torch.int32
+            )
             right = torch.rand((b, k), generator=generator, device=device) < 0.7
             ids = torch.where(right, target[:, :k], (target[:, :k] + 1) % vocab)
             return {"mode": shape.mode, "target": target, "drafts": ids.contiguous()}
@@ -284,7 +297,7 @@ def inputs(shape: RejectionShape, device: str, dtype: torch.dtype, seed: int) ->
 
 
 def cost(shape: RejectionShape) -> Cost:
-    """Greedy: ids only. Else every target logit once and the residual's rows (logits twice, q twice) again."""
+    """Greedy: ids only. Else every target logit once, one row of q; that row and its logits again, warm."""
     rows, v = shape.batch * (shape.k + 1), shape.vocab
     if shape.mode == "greedy":
         return Cost(0.0, 0.0, 4.0 * (2 * rows + shape.batch * shape.k))
@@ -297,12 +310,17 @@ def shapes(model: Model) -> list[RejectionShape]:
     whole = model.vocab * model.tp
     greedy_ones = [RejectionShape(b, k, whole) for k in (4, 7, 1) for b in (64, 1, 256)]
     return greedy_ones + [
-        RejectionShape(b, k, whole, mode) for mode in ("stochastic", "onehot") for k in (4, 7, 1) for b in (64, 1, 16, 128)
+        RejectionShape(b, k, whole, mode)
+        for mode in ("stochastic", "onehot")
+        for k in (4, 7, 1)
+        for b in (64, 1, 16, 128)
     ]
 
 
 def specimens() -> list[RejectionShape]:
-    return [RejectionShape(64, k, 128256, mode) for k in (1, 4) for mode in ("greedy", "onehot", "stochastic")]
+    return [
+        RejectionShape(64, k, 128256, mode) for k in (1, 4) for mode in ("greedy", "onehot", "stochastic")
+    ]
 
 
 OP = Op("rejection", inputs, run, reference, cost, shapes, specimens, ("logits", "draft_probs"), error=error)

@@ -1,4 +1,7 @@
-"""RMSNorm with residual: residual' = residual + x; out = residual' / rms(residual') * weight (Zhang & Sennrich 2019)."""
+"""RMSNorm with residual: r = residual + x; out = r / rms(r) * weight (Zhang & Sennrich 2019)."""
+
+# Kernel arguments are Triton values, without Python types.
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -21,16 +24,20 @@ class NormShape:
 
 
 @triton.jit
-def rmsnorm_kernel(x, residual, weight, out, residual_out, hidden, eps, BLOCK: tl.constexpr):
+def rmsnorm_kernel(
+    x, residual, weight, out, residual_out, hidden, out_stride, eps,
+    BLOCK: tl.constexpr, RESIDUAL: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
     inside = col < hidden
     total = tl.load(x + row * hidden + col, mask=inside, other=0.0).to(tl.float32)
-    total += tl.load(residual + row * hidden + col, mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        total += tl.load(residual + row * hidden + col, mask=inside, other=0.0).to(tl.float32)
+        tl.store(residual_out + row * hidden + col, total.to(residual_out.dtype.element_ty), mask=inside)
     scale = tl.rsqrt(tl.sum(total * total, 0) / hidden + eps)
     gain = tl.load(weight + col, mask=inside, other=0.0).to(tl.float32)
-    tl.store(residual_out + row * hidden + col, total.to(residual_out.dtype.element_ty), mask=inside)
-    tl.store(out + row * hidden + col, (total * scale * gain).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * out_stride + col, (total * scale * gain).to(out.dtype.element_ty), mask=inside)
 
 
 def rmsnorm(
@@ -40,14 +47,28 @@ def rmsnorm(
     eps: float = EPS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """-> (normalised, new residual), both like x."""
-    rows, hidden = x.shape
     out, residual_out = torch.empty_like(x), torch.empty_like(x)
+    _launch(x, residual, weight, out, residual_out, eps)
+    return out, residual_out
+
+
+def norm_into(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float = EPS) -> None:
+    """Without a residual, into `out`: [rows, hidden], whose rows may lie apart (half of a wider buffer)."""
+    _launch(x, None, weight, out, None, eps)
+
+
+def _launch(
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor,
+    out: torch.Tensor, residual_out: torch.Tensor | None, eps: float,
+) -> None:  # fmt: skip
+    rows, hidden = x.shape
     block = pow2(hidden)
     launch(
-        rmsnorm_kernel, (rows,), x, residual, weight, out, residual_out, hidden, eps,
-        BLOCK=block, num_warps=min(16, max(1, block // 512)), num_stages=1,
+        rmsnorm_kernel, (rows,),
+        x, x if residual is None else residual, weight, out, out if residual_out is None else residual_out,
+        hidden, out.stride(0), eps,
+        BLOCK=block, RESIDUAL=residual is not None, num_warps=min(16, max(1, block // 512)), num_stages=1,
     )  # fmt: skip
-    return out, residual_out
 
 
 def reference(

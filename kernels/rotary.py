@@ -1,7 +1,10 @@
-"""Rotary embedding (Su et al. 2021, half-split as in Llama) and the write of new K and V into the paged cache.
+"""Rotary embedding (Su et al. 2021, half-split as in Llama) and the write of K and V into the paged cache.
 
 With q and k weights given, each head is RMS-normalised first (Qwen3).
 """
+
+# Kernel arguments are Triton values, without Python types.
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class RotaryShape:
 @triton.jit
 def rotary_kernel(
     qkv, positions, slots, cos_sin, q_weight, k_weight, q_out, k_cache, v_cache, eps,
-    Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr,
+    Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
+    NORM: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -146,7 +150,9 @@ def inputs(shape: RotaryShape, device: str, dtype: torch.dtype, seed: int) -> In
     slots = torch.randperm(pages * PAGE, generator=generator)[: shape.tokens]
     positions = torch.randint(0, MAX_POSITION, (shape.tokens,), generator=generator, dtype=torch.int32)
     made = {
-        "qkv": randn((shape.tokens, (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim), device, dtype, seed),
+        "qkv": randn(
+            (shape.tokens, (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim), device, dtype, seed
+        ),
         "positions": positions.to(device),
         "slots": slots.to(device),
         "cos_sin": angles(MAX_POSITION, shape.head_dim, device),

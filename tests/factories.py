@@ -125,7 +125,7 @@ def request_table(seed: int, requests: int, speedup: float, drafts: bool) -> dic
 
 
 def step_table(table: Mapping[str, Any], drafts: bool) -> dict[str, np.ndarray]:
-    """Columns of StepRecord: steps of equal length without overlap, each with what was active at its start."""
+    """Columns of StepRecord: equal steps without overlap, each with what was active at its start."""
     done = np.isfinite(table["finish"])
     starts, ends = np.sort(table["scheduled"][done]), np.sort(table["finish"][done])
     arrivals, tokens = np.sort(table["arrival"]), int(np.asarray(table["output_tokens"])[done].sum())

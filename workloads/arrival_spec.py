@@ -45,6 +45,7 @@ class Poisson(Part):
 
     process: Literal["poisson"]
     rate: Positive
+    """Requests per second."""
 
     def times(self, seed: int) -> Iterator[Floats]:
         return renewal(stream(seed, "arrivals"), self.rate)
@@ -55,8 +56,11 @@ class Renewal(Part):
     Poisson."""
 
     process: Literal["gamma", "weibull"]
+    """Law of the gaps."""
     rate: Positive
+    """Requests per second."""
     cv: Cv
+    """Coefficient of variation of the gaps."""
 
     def times(self, seed: int) -> Iterator[Floats]:
         return renewal(stream(seed, "arrivals"), self.rate, Gaps.of(self.process, self.cv))
@@ -66,6 +70,7 @@ class Piece(Part):
     """A span of time with one rate, or with a rate that runs linearly."""
 
     seconds: Positive
+    """Its length."""
     rate: Rate
     """Rate at its start."""
     to: Rate | None = None
@@ -81,6 +86,7 @@ class Piecewise(Gapped):
 
     process: Literal["piecewise"]
     pieces: Annotated[tuple[Piece, ...], Field(min_length=1)]
+    """The pieces in order of time."""
     repeat: bool = True
     """Whether the pieces start over when they end; otherwise the last rate holds."""
 
@@ -110,7 +116,9 @@ class Sinusoidal(Gapped):
 
     process: Literal["sinusoidal"]
     rate: Positive
+    """Mean requests per second."""
     amplitude: Annotated[float, Field(ge=0, le=1)]
+    """Largest deviation from the mean, as a share of it."""
     period: Positive
     """Seconds of one swing."""
 
@@ -124,6 +132,7 @@ class State(Part):
     """One state of a Markov-modulated process."""
 
     rate: Rate
+    """Requests per second while it holds."""
     dwell: Positive
     """Mean seconds of one stay."""
 
@@ -133,6 +142,7 @@ class MarkovModulated(Part):
 
     process: Literal["markov"]
     states: Annotated[tuple[State, ...], Field(min_length=2)]
+    """Each is followed by one of the others with equal chance."""
 
     @model_validator(mode="after")
     def _some_rate(self) -> MarkovModulated:
@@ -149,12 +159,14 @@ class Window(Gapped):
     """One window of one client."""
 
     rate: Rate
+    """Requests per second."""
 
 
 class Client(Part):
     """A client and what it does window after window; then it starts over."""
 
     windows: Annotated[tuple[Window, ...], Field(min_length=1)]
+    """In order of time; after the last comes the first."""
 
 
 class Clients(Part):
@@ -164,6 +176,7 @@ class Clients(Part):
     window: Positive
     """Seconds of one window."""
     clients: Annotated[tuple[Client, ...], Field(min_length=1)]
+    """Their arrivals are put together; tenants are drawn per request all the same."""
 
     @model_validator(mode="after")
     def _some_rate(self) -> Clients:

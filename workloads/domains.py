@@ -80,27 +80,23 @@ class DomainProfile:
     """Where numbers come from: 'measured|published|fitted|assumed: source', by field."""
 
     def __post_init__(self) -> None:
+        top = MAX_HAZARDS
         rules = (
-            (1 <= len(self.hazards) <= MAX_HAZARDS, f"hazards must have 1 to {MAX_HAZARDS} values"),
-            (all(0.0 <= h < 1.0 for h in self.hazards), "every hazard must lie in 0..1, 1 excluded"),
-            (0.0 <= self.latent_sd <= 3.0, "latent_sd must lie in 0..3"),
-            (1 <= self.measured_k <= MAX_HAZARDS, f"measured_k must lie in 1..{MAX_HAZARDS}"),
-            (1.0 <= self.ceiling < math.inf, "ceiling must be at least 1"),
-            (0.0 <= self.transfer <= 1.0, "transfer must lie in 0..1"),
-            (self.anchor is None or _possible(*self.anchor), "anchor must be (K, a length from 1 to K + 1)"),
-            (all(v.split(":")[0] in _BASIS for v in self.basis.values()), f"basis must begin {_BASIS}"),
+            ("hazards", 1 <= len(self.hazards) <= top, f"there must be 1 to {top}"),
+            ("hazards", all(0.0 <= h < 1.0 for h in self.hazards), "each must lie in 0..1, 1 excluded"),
+            ("latent_sd", 0.0 <= self.latent_sd <= 3.0, "it must lie in 0..3"),
+            ("measured_k", 1 <= self.measured_k <= top, f"it must lie in 1..{top}"),
+            ("ceiling", 1.0 <= self.ceiling < math.inf, "it must be at least 1"),
+            ("transfer", 0.0 <= self.transfer <= 1.0, "it must lie in 0..1"),
+            ("anchor", self.anchor is None or _possible(*self.anchor), "it must be (K, length <= K + 1)"),
+            ("basis", self._basis_known(), f"each must begin with one of {', '.join(_BASIS)} and a colon"),
         )
-        for kept, rule in rules:
+        for name, kept, rule in rules:
             if not kept:
-                raise InputError(f"domain {self.name!r}: {rule}; the profile is {self._numbers()}")
+                raise InputError(f"domain {self.name!r}: {name} is {getattr(self, name)}; {rule}")
 
-    def hazard(self, position: int) -> float:
-        """Conditional acceptance at a draft position, 0-based."""
-        return self.hazards[min(position, len(self.hazards) - 1)]
-
-    def _numbers(self) -> dict[str, Any]:
-        names = ("hazards", "latent_sd", "measured_k", "ceiling", "transfer", "basis")
-        return {n: getattr(self, n) for n in names}
+    def _basis_known(self) -> bool:
+        return all(text.partition(":")[0] in _BASIS for text in self.basis.values())
 
 
 def load_domains(path: Path | None = None) -> dict[str, DomainProfile]:

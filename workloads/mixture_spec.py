@@ -70,7 +70,10 @@ class ConstantMix(Pace):
 
 
 class Staged(Pace):
+    """Several mixes in an order."""
+
     stages: Annotated[tuple[Stage, ...], Field(min_length=2)]
+    """The mixes, first to last."""
 
     def steps(self) -> list[tuple[float, Weights]]:
         return [(stage.share, stage.domains) for stage in self.stages]

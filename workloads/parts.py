@@ -47,6 +47,7 @@ class Tenant(Part):
     """One customer of the server: its share of requests, what it was promised, what it sends."""
 
     name: Name
+    """Its name in reports and observations."""
     share: Positive = 1.0
     """Weight of its requests among all tenants'; only the ratios count."""
     ttft: Positive | None = None

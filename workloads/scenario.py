@@ -26,16 +26,19 @@ class Scenario(Part):
     """What arrives, what happens to the server, and which arms answer the question."""
 
     name: Name
+    """Name of the scenario, as it stands in reports."""
     question: Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
     """What a run of this scenario answers, in one line."""
     requests: Count
     """Requests of one run; `--trace` and `--requests` override it."""
     arrivals: Arrivals
+    """When requests arrive."""
     load: Positive = 1.0
     """Factor on the offered load: every arrival time, a trace's too, is divided by it."""
     mixture: Mix
     """Domains of the requests of tenants that have no `domains` of their own."""
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)] = (Tenant(name="default"),)
+    """The server's customers; each request belongs to one."""
     verifier_updates: tuple[VerifierUpdate, ...] = ()
     """In order of `at`."""
     faults: tuple[Fault, ...] = ()
@@ -43,8 +46,11 @@ class Scenario(Part):
     drafter: Literal["pretrained", "untrained"] = "pretrained"
     """What the drafter is when the run begins; `untrained` is Aurora's day zero."""
     trainer: Trainer = Trainer()
+    """The process that learns the drafter."""
     swap: Swap = Swap()
+    """What a publication costs."""
     engine: Engine = Engine()
+    """Settings of the engine that differ from its defaults."""
     latency: Name = "h100-llama3-8b"
     """Name or file of the latency model; `--latency` overrides it."""
     max_k: Annotated[int, Field(ge=1, le=32)] = 7
@@ -143,15 +149,27 @@ def _read(path: Path) -> str:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    cause = problem.get("ctx", {}).get("error")
-    place = ".".join(str(part) for part in problem["loc"])
-    if isinstance(cause, Exception):
+    place, context = _place(problem["loc"]), problem.get("ctx", {})
+    if isinstance(cause := context.get("error"), Exception):
         return f"{place}: {cause}" if place else str(cause)
-    message = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "missing":
         return f"{place} is missing"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kind, tags = context["discriminator"].strip("'"), context.get("expected_tags", "")
+        if problem["type"] == "union_tag_not_found":
+            return f"{place}.{kind} is missing"
+        return f"{place}: {UnknownName(kind, context['tag'], tags.replace(chr(39), '').split(', '))}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
     given = "" if isinstance(problem["input"], dict | list) else f" is {problem['input']!r}"
     return f"{place}{given}: {message}"
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    """The key as the file has it: pydantic names the chosen kind after `arrivals` and `mixture`, the file
+    does not."""
+    if len(parts) > 1 and parts[0] in ("arrivals", "mixture"):
+        parts = (parts[0], *parts[2:])
+    return ".".join(str(part) for part in parts)
 
 
 def _check_unique(kind: str, names: list[str]) -> None:

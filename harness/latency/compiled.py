@@ -23,6 +23,7 @@ from harness.latency.shape import (
     DRAFTER_LOADED,
     EXPERT_TOKENS,
     KV_MAX,
+    KV_SQ,
     KV_SUM,
     PREFILL_KV,
     PREFILL_PAIRS,
@@ -44,9 +45,11 @@ class CompiledLatency(NamedTuple):
     head_s: np.ndarray
     """[sampled rows]: LM head, sampling."""
     draft_first_s: np.ndarray
-    """[tokens]: the first draft pass, which runs over every token of the step."""
+    """[tokens]: the first draft pass, which runs over every token of the step, without its LM head."""
     draft_next_s: np.ndarray
-    """[decoding sequences]: each further draft pass."""
+    """[decoding sequences]: each further draft pass, without its LM head."""
+    draft_head_s: np.ndarray
+    """[decoding sequences]: LM head and sampling of each draft pass."""
     draft_idle_s: np.ndarray
     """[tokens]: what a loaded drafter costs in a step without draft passes."""
     draft_kv_s: float
@@ -142,21 +145,27 @@ def equivalent_chunk(pairs: float, prefix: float) -> float:
 
 @njit(cache=True)
 def _skew(lat: CompiledLatency, seqs: float, mixed: bool) -> float:
+    """Alpha of the next larger measured count: skew goes with the waves of a batch, which rise in steps."""
     k, c = _bracket(lat.grid_seqs, seqs)
     table = lat.skew_mixed if mixed else lat.skew_pure
-    return table[k] + (c * (table[k + 1] - table[k]) if c > 0.0 else 0.0)
+    return table[k + 1] if c > 0.0 else table[k]
 
 
 @njit(cache=True)
 def _measured_attention(lat: CompiledLatency, x: np.ndarray) -> float:
-    """Level batch at the mean context, moved towards the longest; never under the longest one alone."""
+    """Level batch at the mean context, moved towards the long ones; never under the longest one alone.
+
+    Skew was measured on batches of two lengths. A natural batch is taken as the even one of those with its
+    mean and standard deviation, whose long half has mean + deviation.
+    """
     prefix, seqs, context = x[PREFILL_KV], x[DECODE_SEQS], x[KV_SUM]
     chunk = equivalent_chunk(x[PREFILL_PAIRS], prefix)
     mean = context / seqs if seqs > 0.0 else 0.0
     seconds = grid_seconds(lat, chunk, prefix, seqs, mean)
     if seqs > 1.0 and x[KV_MAX] > mean:
-        level_at_max = grid_seconds(lat, chunk, prefix, seqs, x[KV_MAX])
-        seconds += _skew(lat, seqs, chunk > 0.0) * (level_at_max - seconds)
+        deviation = math.sqrt(max(0.0, x[KV_SQ] / seqs - mean * mean))
+        level_at_long = grid_seconds(lat, chunk, prefix, seqs, min(mean + deviation, x[KV_MAX]))
+        seconds += _skew(lat, seqs, chunk > 0.0) * (level_at_long - seconds)
         seconds = max(seconds, grid_seconds(lat, chunk, prefix, 1.0, x[KV_MAX]))
     inside_c = min(chunk, lat.grid_chunk[-1])
     inside_p = min(prefix, lat.grid_prefix[-1])
@@ -180,55 +189,43 @@ def _drafting(lat: CompiledLatency, x: np.ndarray, tokens: float) -> float:
     passes = x[DRAFT_PASSES]
     if passes < 1.0:
         return _at(lat.draft_idle_s, tokens) if x[DRAFTER_LOADED] > 0.0 else 0.0
+    each = _at(lat.draft_head_s, x[DECODE_SEQS]) + x[KV_SUM] * lat.draft_kv_s
     further = (passes - 1.0) * _at(lat.draft_next_s, x[DECODE_SEQS])
-    return _at(lat.draft_first_s, tokens) + further + passes * x[KV_SUM] * lat.draft_kv_s
+    return _at(lat.draft_first_s, tokens) + further + passes * each
 
 
 @njit(cache=True)
-def fill_parts(lat: CompiledLatency, x: np.ndarray, out: np.ndarray) -> float:
-    """Write the seconds of each of `PARTS` for the shape vector `x`; returns their sum. 0 without tokens."""
+def _parts(lat: CompiledLatency, x: np.ndarray) -> tuple[float, float, float, float, float, float]:
+    """Seconds of each of `PARTS`; all 0 for a step without tokens."""
     tokens = x[DECODE_SEQS] * x[QUERY_TOKENS] + x[PREFILL_TOKENS]
-    out[:] = 0.0
     if tokens <= 0.0:
-        return 0.0
-    out[0] = _at(lat.token_s, tokens)
-    out[1] = _measured_attention(lat, x) if lat.grid.shape[0] > 1 else _linear_attention(lat, x)
-    out[2] = _at(lat.expert_s, x[EXPERT_TOKENS] if x[EXPERT_TOKENS] > 0.0 else tokens)
-    out[3] = _at(lat.head_s, x[SAMPLED_ROWS])
-    out[4] = _drafting(lat, x, tokens)
-    out[5] = lat.gap_s
-    return out.sum()
+        return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    attention = _measured_attention(lat, x) if lat.grid.shape[0] > 1 else _linear_attention(lat, x)
+    experts = _at(lat.expert_s, x[EXPERT_TOKENS] if x[EXPERT_TOKENS] > 0.0 else tokens)
+    head = _at(lat.head_s, x[SAMPLED_ROWS])
+    return _at(lat.token_s, tokens), attention, experts, head, _drafting(lat, x, tokens), lat.gap_s
 
 
 @njit(cache=True)
 def step_seconds(lat: CompiledLatency, x: np.ndarray) -> float:
     """Seconds of the step with shape vector `x` (float64, order `shape.FIELDS`). Allocates nothing."""
-    tokens = x[DECODE_SEQS] * x[QUERY_TOKENS] + x[PREFILL_TOKENS]
-    if tokens <= 0.0:
-        return 0.0
-    attention = _measured_attention(lat, x) if lat.grid.shape[0] > 1 else _linear_attention(lat, x)
-    experts = _at(lat.expert_s, x[EXPERT_TOKENS] if x[EXPERT_TOKENS] > 0.0 else tokens)
-    parts = _at(lat.token_s, tokens) + attention + experts + _at(lat.head_s, x[SAMPLED_ROWS])
-    return parts + _drafting(lat, x, tokens) + lat.gap_s
+    tokens, attention, experts, head, draft, gap = _parts(lat, x)
+    return tokens + attention + experts + head + draft + gap
 
 
 def step_parts(lat: CompiledLatency, x: np.ndarray) -> np.ndarray:
     """float64[len(PARTS)] seconds of each part for the shape vector `x`."""
-    out = np.zeros(len(PARTS))
-    fill_parts(lat, x, out)
-    return out
+    return np.array(_parts(lat, x))
 
 
-def no_grid() -> dict[str, np.ndarray]:
-    """The grid fields of a model whose attention is linear."""
-    axis = np.zeros(1)
-    return {
-        "grid": np.zeros((1, 1, 1, 1)),
-        "grid_chunk": axis,
-        "grid_prefix": axis,
-        "grid_seqs": axis,
-        "grid_context": axis,
-    }
+class Grid(NamedTuple):
+    """The grid fields of `CompiledLatency`; as it stands, those of a model whose attention is linear."""
+
+    grid: np.ndarray = np.zeros((1, 1, 1, 1))
+    grid_chunk: np.ndarray = np.zeros(1)
+    grid_prefix: np.ndarray = np.zeros(1)
+    grid_seqs: np.ndarray = np.zeros(1)
+    grid_context: np.ndarray = np.zeros(1)
 
 
 def nothing() -> np.ndarray:

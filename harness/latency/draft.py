@@ -14,12 +14,15 @@ import numpy as np
 from harness.latency.buckets import padded
 from harness.latency.specs import BYTES, Assumed, Gpu, ModelShape
 
+MAX_SEQS = 4096
+
 
 class DraftTables(NamedTuple):
     """The draft fields of `CompiledLatency`, in seconds."""
 
     draft_first_s: np.ndarray
     draft_next_s: np.ndarray
+    draft_head_s: np.ndarray
     draft_idle_s: np.ndarray
     draft_kv_s: float
 
@@ -41,10 +44,12 @@ def eagle3(shape: ModelShape, spec: Gpu, a: Assumed, max_tokens: int, tp: int = 
         read = weights / tp * BYTES / (spec.bytes_s * a.bandwidth_share)
         return np.maximum(read, 2 * weights / tp * tokens / (spec.flops_s * a.compute_share))
 
-    idle = passed + gemm(layer + fuse, rows)
+    first = passed + gemm(layer + fuse, rows)
+    sequences = rows[: min(max_tokens, MAX_SEQS) + 1]
     return DraftTables(
-        draft_first_s=idle + gemm(head, np.minimum(rows, 512)),
-        draft_next_s=passed + gemm(layer + head, rows[: min(max_tokens, 4096) + 1]),
-        draft_idle_s=idle,
+        draft_first_s=first,
+        draft_next_s=passed + gemm(layer, sequences),
+        draft_head_s=gemm(head, sequences),
+        draft_idle_s=first,
         draft_kv_s=shape.kv_bytes_token / shape.layers / tp / (spec.bytes_s * a.bandwidth_share),
     )

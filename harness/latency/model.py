@@ -61,13 +61,13 @@ class Prediction:
     seconds: float
     parts: dict[str, float]
     basis: dict[str, str]
-    """Per part: measured, interpolated, extrapolated, or the model's own source (analytic, published, ...)."""
+    """Per part: measured, interpolated, extrapolated, none (costs nothing), or the model's own source."""
     note: str
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """A named cost model. `compiled` with `compiled.step_seconds` is the fast path and gives the same numbers.
+    """A named cost model. `compiled` with `compiled.step_seconds` is the fast path, with the same numbers.
 
     Invariant: no part falls when the step grows (more tokens, longer contexts, more sequences at or above
     the mean context), and none lies under the roofline floor where the GPU's specification is known.
@@ -104,6 +104,7 @@ class LatencyModel:
         basis = {part: self.part_source.get(part, self.source) for part in PARTS}
         if self.coverage is not None:
             basis |= self.coverage.basis(shape)
+        basis |= {part: "none" for part, seconds in parts.items() if seconds == 0.0}
         return Prediction(sum(parts.values()), parts, basis, self.note)
 
     def check(self, shape: StepShape) -> None:

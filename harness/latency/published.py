@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.latency.compiled import CompiledLatency, no_grid, nothing
+from harness.latency.compiled import CompiledLatency, Grid, nothing
 from harness.latency.model import LatencyModel
 from harness.latency.specs import gpu, kv_capacity, model
 
@@ -56,9 +56,10 @@ def _compile(gap: float | None) -> CompiledLatency:
         head_s=nothing(),
         draft_first_s=np.full(2, DRAFT_MS * 1e-3),
         draft_next_s=nothing(),
+        draft_head_s=nothing(),
         draft_idle_s=np.full(2, IDLE_DRAFT_MS * 1e-3),
         draft_kv_s=0.0,
-        **no_grid(),
+        **Grid()._asdict(),
         attn_fixed_s=0.0,
         kv_s=KV_TOKEN_MS * 1e-3,
         query_key_s=0.0,

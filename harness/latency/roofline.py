@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.latency.buckets import CAPTURED, padded
-from harness.latency.compiled import CompiledLatency, no_grid, nothing
+from harness.latency.compiled import CompiledLatency, Grid, nothing
 from harness.latency.draft import eagle3
 from harness.latency.experts import activated
 from harness.latency.model import LatencyModel
@@ -33,6 +33,13 @@ def parse(name: str) -> tuple[str, str, int]:
     if not match or match[3] == "0":
         raise InputError(f"latency model {name!r} does not read roofline:<gpu>:<model>[:tpN] with N >= 1")
     return match[1], match[2], int(match[3] or 1)
+
+
+def smallest(gpu_name: str, model_name: str) -> str:
+    """The roofline's name with the fewest GPUs (1, 2, 4, 8) whose memory holds the weights and some KV."""
+    spec, shape = gpu(gpu_name), model(model_name)
+    tp = next((n for n in (1, 2, 4) if kv_capacity(spec, shape, n)), 8)
+    return f"roofline:{gpu_name}:{model_name}" + (f":tp{tp}" if tp > 1 else "")
 
 
 def build(name: str, gap: float | None = None) -> LatencyModel:
@@ -62,6 +69,7 @@ def build(name: str, gap: float | None = None) -> LatencyModel:
         max_tokens=MAX_TOKENS,
         kv_capacity_tokens=capacity,
         has_drafter=True,
+        part_source={"gap": "assumed"},
     )
 
 
@@ -77,7 +85,7 @@ def compile_roofline(
         expert_s=_expert_table(spec, shape, a, tp) if shape.experts else nothing(),
         head_s=_head_table(spec, shape, a, tp),
         **eagle3(shape, spec, a, MAX_TOKENS, tp)._asdict(),
-        **no_grid(),
+        **Grid()._asdict(),
         attn_fixed_s=shape.layers * a.small_kernel_us * 1e-6,
         kv_s=kv_bytes / bandwidth,
         query_key_s=qk_flops / flops,

@@ -40,7 +40,8 @@ class StepShape:
     drafter_loaded: bool = False
     """Whether the engine carries a drafter at all; K = 0 with one loaded still costs."""
     expert_tokens: float = 0.0
-    """Tokens that reach this rank's experts: all ranks' under expert parallelism; 0 means its own `tokens`."""
+    """Tokens that reach this rank's experts: all ranks' under expert parallelism; 0 means its own
+    `tokens`."""
 
     def vector(self) -> np.ndarray:
         """float64[len(FIELDS)], in the order of `FIELDS`."""

@@ -129,8 +129,11 @@ def assumed() -> Assumed:
     return Assumed(**_tables()["assumed"])
 
 
-def model_from_config(path: Path) -> ModelShape:
-    """Read a Hugging Face `config.json`; raises InputError where a size is missing or not positive."""
+def model_from_config(path: Path, name: str) -> ModelShape:
+    """Read a Hugging Face `config.json` of the model called `name`.
+
+    Raises InputError where a size is missing or not a count.
+    """
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -145,7 +148,7 @@ def model_from_config(path: Path) -> ModelShape:
     experts = size("num_experts", "num_local_experts", default=0)
     heads = size("num_attention_heads")
     return ModelShape(
-        name=path.stem.removeprefix("model_config_"),
+        name=name,
         layers=size("num_hidden_layers"),
         hidden=size("hidden_size"),
         heads=heads,

@@ -23,20 +23,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import STATIC, TRAINED, Observation, Plan, TrainPlan, constant_k
+from harness.contract import STATIC, TRAINED, KSchedule, Observation, Plan, StepLatency, TrainPlan, constant_k
 from harness.policy.base import Policy, PolicyContext
 from harness.policy.belief import ShiftDetector
 from harness.policy.buckets import to_schedule
 from harness.policy.correction import KNOWN, LatencyCorrection
 from harness.policy.costs import StepCosts
 from harness.policy.drafters import Drafters, Market
-from harness.policy.lengths import lengths, mixed_hazards
+from harness.policy.lengths import lengths, mixed_hazards, mixed_lengths
 from harness.policy.pacing import TrainerPacing
-from harness.policy.probing import Prober
+from harness.policy.probing import Probe, Prober
 from harness.policy.promotion import Clock
 from harness.policy.publishing import Publisher
 from harness.policy.traffic import MAX_GROUPS, Traffic
 from harness.rng import stream
+
+EAGER_TICKS = 16
+"""Ticks at the start of a run in which measured steps are learned from at once."""
+
+PROBE_TICKS = 4
+"""Ticks for which a proposal to probe stands while batch range and K stay the same."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,13 @@ class BanditSettings:
     probe_most: float = 0.1
     """Largest probability of a probe in a tick, however cheap it is."""
     stale_ticks: int = 8
-    """Ticks without evidence after which a position counts as unknown."""
+    """Ticks without any verify step (K = 0) after which acceptance counts as unknown."""
+    deep_stale_ticks: int = 32
+    """Ticks without evidence after which a position deeper than K does."""
     enough: float = 64.0
     """Drafts offered at a position that count as evidence."""
-    review_ticks: int = 4
-    """Ticks between looks at the drafter choice and at a candidate."""
+    review_ticks: int = 6
+    """Ticks between looks at the drafter choice, at a candidate, and at step costs."""
     confidence: float = 1.64
     """Standard errors by which a change of drafter must win: one-sided 95%."""
     switch_horizon: float = 30.0
@@ -97,21 +105,28 @@ class Bandit(Policy):
         self._correction = LatencyCorrection(self._costs, context.max_k)
         self._traffic = Traffic(context.max_k, s.mix_rate, s.slow_mix_rate)
         self._detector = ShiftDetector(MAX_GROUPS, s.drift, s.threshold)
-        self._prober = Prober(context.max_k, s.probe_budget, s.probe_most, s.stale_ticks, s.enough)
+        self._prober = Prober(
+            context.max_k, s.probe_budget, s.probe_most, s.stale_ticks, s.deep_stale_ticks, s.enough
+        )
         self._clock = Clock(context.swap_stall)
         self._pacing = TrainerPacing(s.plateau, s.patience, s.mix_change)
         self._publisher = Publisher(s.confidence, s.swap_limit)
         prior = np.tile(context.hazards, (MAX_GROUPS, 1))
         self._drafters = Drafters(prior, s.memory, s.fastest, TRAINED if context.trainer else STATIC)
         self._tick = 0
-        self._time = 0.0
+        self._probe: Probe | None = None
+        self._probe_for = (-1, -1)
+        self._probe_until = 0
+        self._steps: list[StepLatency] = []
         self._verifier: int | None = None
         self._context_tokens = context.mean_context
         self._ks = np.zeros(len(self._costs.ranges), dtype=np.intp)
+        self._written: list[int] = []
+        self._schedule: KSchedule = ()
         self._rows = np.arange(len(self._costs.ranges))
         if context.max_k == 0:
             return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
-        self._choose_k(context.hazards, self._costs.seconds(self._context_tokens))
+        self._choose_k(lengths(context.hazards), self._costs.seconds(self._context_tokens))
         return self._plan(self._ks, train=context.trainer, publish=False, propensity=1.0)
 
     def decide(self, observation: Observation) -> Plan:
@@ -120,52 +135,54 @@ class Bandit(Policy):
         self._tick += 1
         shifted = self._learn_acceptance(observation)
         seconds = self._learn_cost(observation)
-        hazards = mixed_hazards(self._drafters.belief.hazards(), self._traffic.mix)
-        self._choose_k(hazards, seconds)
+        hazards = self._drafters.belief.hazards()
+        self._choose_k(mixed_lengths(hazards, self._traffic.mix), seconds)
         publish = self._choose_drafter(observation, seconds)
         train = self._context.trainer and self._pacing.on(observation, self._traffic.slow_mix, shifted)
         ks, propensity = self._explore(observation, hazards, seconds)
-        self._time = observation.time
         return self._plan(ks, train, publish, propensity)
 
     # --- what was learned ---------------------------------------------------------------------
 
     def _learn_acceptance(self, observation: Observation) -> bool:
         """Update the serving version's belief; True when acceptance or the verifier has shifted."""
-        self._clock.update(observation)
+        if self._clock.update(observation):
+            self._publisher.failed(observation, self._drafters)
         changed = self._drafters.arrive(observation)
         updated = self._verifier is not None and observation.verifier_version != self._verifier
         self._verifier = observation.verifier_version
         if updated:
             self._drafters.weaken(self.settings.after_shift)
         traffic = self._traffic
-        if traffic.read(observation.positions) == 0:
-            return updated
+        steps = traffic.read(observation.positions)
         self._prober.note(traffic.offered.sum(axis=0))
         # Counts of a tick in which the weights or the verifier changed belong to two different worlds.
-        if changed or updated:
+        if changed or updated or steps == 0:
             return updated
         belief = self._drafters.belief
         alarm = self._detector.update(belief, traffic.offered, traffic.accepted)
-        shifted = bool(alarm.any())
-        if shifted:
+        if alarm:
             self._drafters.weaken(self.settings.after_shift, alarm)
         belief.observe(traffic.offered, traffic.accepted)
-        return shifted or updated
+        return bool(alarm)
 
     def _learn_cost(self, observation: Observation) -> np.ndarray:
         """Corrected seconds per step, float64[ranges, max_k + 1], at the context of this tick."""
         if math.isfinite(observation.mean_context) and observation.mean_context > 0:
             self._context_tokens = observation.mean_context
         table = self._costs.seconds(self._context_tokens)
-        self._correction.update(observation.steps, table)
+        self._steps += observation.steps
+        # Costs change slowly, so they are learned in blocks of ticks; at once while nothing is known.
+        if self._tick <= EAGER_TICKS or self._tick % self.settings.review_ticks == 0:
+            self._correction.update(self._steps, table)
+            self._steps.clear()
         return self._correction.correct(table)
 
     # --- what to do ---------------------------------------------------------------------------
 
-    def _choose_k(self, hazards: np.ndarray, seconds: np.ndarray) -> None:
-        score = lengths(hazards) / seconds
-        best = np.argmax(score, axis=1)
+    def _choose_k(self, length: np.ndarray, seconds: np.ndarray) -> None:
+        score = length / seconds
+        best = score.argmax(axis=1)
         stay = score[self._rows, self._ks] >= (1.0 - self.settings.hysteresis) * score[self._rows, best]
         self._ks = np.where(stay, self._ks, best)
 
@@ -175,12 +192,18 @@ class Bandit(Policy):
         """K by range for the coming tick, and the probability of that choice."""
         row = self._costs.range_of(observation.batch)
         k = int(self._ks[row])
-        known = self._correction.steps[row] >= KNOWN
-        probe = self._prober.propose(k, hazards, seconds[row], known)
+        if (row, k) != self._probe_for or self._tick >= self._probe_until:
+            known = self._correction.steps[row] >= KNOWN
+            hoped_cost = self._correction.optimistic()
+            mixed = mixed_hazards(hazards, self._traffic.mix)
+            self._probe = self._prober.propose(k, mixed, seconds[row], known, hoped_cost)
+            self._probe_for, self._probe_until = (row, k), self._tick + PROBE_TICKS
+        probe = self._probe
         if probe is None:
             return self._ks, 1.0
         if self._rng.random() >= probe.probability:
             return self._ks, 1.0 - probe.probability
+        self._probe_until = 0
         ks = self._ks.copy()
         ks[max(0, row - 1) : row + 2] = probe.k
         return ks, probe.probability
@@ -188,7 +211,7 @@ class Bandit(Policy):
     def _choose_drafter(self, observation: Observation, seconds: np.ndarray) -> bool:
         """Settle `self._drafters.name`; True to publish the candidate."""
         s, drafters = self.settings, self._drafters
-        self._publisher.follow(observation, self._clock, drafters)
+        self._publisher.follow(observation)
         if (
             not self._context.trainer
             or self._tick % s.review_ticks
@@ -196,10 +219,9 @@ class Bandit(Policy):
         ):
             return False
         market = self._market(observation, seconds)
-        version = self._publisher.worth_publishing(observation, market, self._clock, drafters)
-        if version is not None:
+        if self._publisher.worth_publishing(observation, market, self._clock, drafters):
             prior = self._publisher.promised(observation, market, drafters, self._traffic)
-            drafters.promise(version, prior, observation.time)
+            drafters.promise(prior, observation.time)
             return True
         if drafters.reconsider(observation, market, self._clock, s.confidence, s.switch_horizon):
             self._publisher.contradicted(observation)
@@ -217,8 +239,11 @@ class Bandit(Policy):
         )
 
     def _plan(self, ks: np.ndarray, train: bool, publish: bool, propensity: float) -> Plan:
+        chosen = ks.tolist()
+        if chosen != self._written:
+            self._written, self._schedule = chosen, to_schedule(self._costs.ranges, chosen)
         return Plan(
-            k_by_batch=to_schedule(self._costs.ranges, ks.tolist()),
+            k_by_batch=self._schedule,
             drafter=self._drafters.name,
             train=TrainPlan(on=train),
             publish=publish,

@@ -111,6 +111,8 @@ class Policy(ABC):
 
     uses_drafter: ClassVar[bool] = True
     """False: the engine is started without a drafter at all (cheaper than K = 0 with one loaded)."""
+    trains: ClassVar[bool] = True
+    """False: it never trains, so a run of it needs no trainer and is charged for none."""
     needs_truth: ClassVar[bool] = False
     """True: only a simulator can run it; it calls `bind_truth` before `reset`."""
     argument: ClassVar[str] = ""

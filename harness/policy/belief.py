@@ -9,6 +9,8 @@ the prior, which is the version's shape over positions moved by the log-odds tha
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from harness.policy.base import HAZARD_FLOOR
@@ -51,14 +53,14 @@ class Belief:
         self.accepted += accepted
         self._hazards = None
 
-    def weaken(self, strength: float, rows: np.ndarray | None = None) -> None:
-        """Cut the evidence of groups `rows` (bool[groups]; None: all) to at most `strength` drafts a
-        position, its mean unchanged: something has changed, and what comes now shall count."""
-        keep = np.minimum(1.0, strength / np.maximum(self.offered.max(axis=1, keepdims=True), strength))
-        if rows is not None:
-            keep = np.where(rows[:, None], keep, 1.0)
-        self.offered *= keep
-        self.accepted *= keep
+    def weaken(self, strength: float, rows: list[int] | None = None) -> None:
+        """Cut the evidence of groups `rows` (None: all) to at most `strength` drafts a position, its mean
+        unchanged: something has changed, and what comes now shall count."""
+        chosen = slice(None) if rows is None else rows
+        most = self.offered[chosen].max(axis=1, keepdims=True)
+        keep = strength / np.maximum(most, strength)
+        self.offered[chosen] *= keep
+        self.accepted[chosen] *= keep
         self._hazards = None
 
     def hazards(self) -> np.ndarray:
@@ -73,14 +75,16 @@ class Belief:
         return float(1.0 / max(1e-12, (mix**2 / n).sum()))
 
     def _posterior(self) -> np.ndarray:
-        seen = self.offered.sum(axis=1) + GROUP_STRENGTH
         held = GROUP_STRENGTH * self._prior[:, 0]
-        found = (self.accepted.sum(axis=1) + held) / seen
-        expected = ((self.offered * self._prior).sum(axis=1) + held) / seen
-        shift = logit(np.clip(found, 1e-3, 1.0 - 1e-3)) - logit(expected)
+        found = self.accepted.sum(axis=1) + held
+        missed = self.offered.sum(axis=1) + GROUP_STRENGTH - found
+        expected = (self.offered * self._prior).sum(axis=1) + held
+        unexpected = found + missed - expected
+        # The log-odds of found over those of expected; both were regularised by the same pseudo-drafts.
+        shift = np.log(found * unexpected / (np.maximum(missed, 1e-6) * expected))
         prior = expit(self._prior_logit + shift[:, None])
         mean = (self.accepted + PRIOR_STRENGTH * prior) / (self.offered + PRIOR_STRENGTH)
-        return np.clip(mean, HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
+        return mean.clip(HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
 
 
 class ShiftDetector:
@@ -91,32 +95,35 @@ class ShiftDetector:
     """
 
     def __init__(self, groups: int, drift: float, threshold: float) -> None:
-        self._up = np.zeros(groups)
-        self._down = np.zeros(groups)
-        self._spread = np.full(groups, 2.0)
+        self._up = [0.0] * groups
+        self._down = [0.0] * groups
+        self._spread = [2.0] * groups
         self._drift, self._threshold = drift, threshold
 
-    def update(self, belief: Belief, offered: np.ndarray, accepted: np.ndarray) -> np.ndarray:
-        """bool[groups]: where the acceptance of this tick's counts ends a run that `belief` (which has not
-        seen them) cannot explain."""
+    def update(self, belief: Belief, offered: np.ndarray, accepted: np.ndarray) -> list[int]:
+        """Groups in which this tick's counts end a run that `belief` (which has not seen them) cannot
+        explain."""
         hazards = belief.hazards()
         expected = offered * hazards
-        own = belief.offered[:, 0] + PRIOR_STRENGTH
-        spread = self._spread * (1.0 + offered[:, 0] / own)
-        variance = (expected * (1.0 - hazards)).sum(axis=1) * spread
-        seen = offered[:, 0] > 0
-        score = (accepted.sum(axis=1) - expected.sum(axis=1)) / np.sqrt(np.where(seen, variance, 1.0))
-        score = np.clip(np.where(seen, score, 0.0), -10.0, 10.0)
-        self._learn_spread(score, seen)
-        self._up = np.maximum(0.0, self._up + score - np.where(seen, self._drift, 0.0))
-        self._down = np.maximum(0.0, self._down - score - np.where(seen, self._drift, 0.0))
-        alarm = (self._up > self._threshold) | (self._down > self._threshold)
-        if alarm.any():
-            self._up[alarm] = self._down[alarm] = 0.0
-        return alarm
+        variance = (expected * (1.0 - hazards)).sum(axis=1).tolist()
+        excess = (accepted - expected).sum(axis=1).tolist()
+        known = belief.offered[:, 0].tolist()
+        return [
+            row
+            for row, n in enumerate(offered[:, 0].tolist())
+            if n > 0
+            and self._alarm(row, excess[row], variance[row] * (1.0 + n / (known[row] + PRIOR_STRENGTH)))
+        ]
 
-    def _learn_spread(self, score: np.ndarray, seen: np.ndarray) -> None:
+    def _alarm(self, row: int, excess: float, variance: float) -> bool:
+        score = excess / math.sqrt(variance * self._spread[row])
+        score = min(max(score, -10.0), 10.0)
         # Clipped, so that a true shift raises the alarm before it raises the noise level.
-        square = np.minimum(score * score, 6.0)
-        self._spread *= np.where(seen, 1.0 + 0.05 * (square - 1.0), 1.0)
-        np.clip(self._spread, 1.0, 30.0, out=self._spread)
+        spread = self._spread[row] * (1.0 + 0.05 * (min(score * score, 6.0) - 1.0))
+        self._spread[row] = min(max(spread, 1.0), 30.0)
+        self._up[row] = max(0.0, self._up[row] + score - self._drift)
+        self._down[row] = max(0.0, self._down[row] - score - self._drift)
+        if max(self._up[row], self._down[row]) <= self._threshold:
+            return False
+        self._up[row] = self._down[row] = 0.0
+        return True

@@ -87,8 +87,9 @@ def _check_plan(plan: Plan, policy: Policy, context: PolicyContext, observation:
     _require(0.0 < plan.propensity <= 1.0, f"{where}: propensity {plan.propensity} is not in (0, 1]")
     if not policy.uses_drafter:
         _require(plan.max_k == 0, f"{where}: K = {plan.max_k} in an engine without a drafter")
-    if not context.trainer:
-        _require(not plan.train.on, f"{where}: trains although there is no trainer")
+    if plan.train.on:
+        _require(context.trainer, f"{where}: trains although there is no trainer")
+        _require(policy.trains, f"{where}: trains although its class says that it never does")
     ready = observation is not None and observation.trainer.candidate is not None
     _require(ready or not plan.publish, f"{where}: publishes although no candidate is ready")
     _require(not plan.publish or plan.drafter == TRAINED, f"{where}: publishes but serves {plan.drafter!r}")

@@ -49,7 +49,7 @@ class Drafters:
     def __init__(self, static_prior: np.ndarray, memory: float, fastest: float, initial: str) -> None:
         self._settings = (memory, fastest)
         self._beliefs: dict[int, Belief] = {STATIC_KEY: Belief(static_prior, memory, fastest)}
-        self._promised: dict[int, np.ndarray] = {}
+        self._promised: np.ndarray | None = None
         self._key = STATIC_KEY
         self._newest: int | None = None
         self._calibration = 1.0
@@ -73,35 +73,35 @@ class Drafters:
         if key == self._key:
             return False
         if key not in self._beliefs:
-            prior = self._promised.pop(key, self._beliefs[self._key].hazards())
+            # New weights: the ordered publication, if one was ordered. A candidate's number need not be
+            # the version it gets when it is published.
+            prior = self.belief.hazards() if self._promised is None else self._promised
+            self._promised = None
             self._beliefs[key] = Belief(prior.copy(), *self._settings)
         self._key = key
         self._drop_oldest()
         return True
 
-    def has(self, version: int) -> bool:
-        """Whether `version` has served before (a candidate that has is no news)."""
-        return version in self._beliefs
-
-    def weaken(self, strength: float, rows: np.ndarray | None = None) -> None:
+    def weaken(self, strength: float, rows: list[int] | None = None) -> None:
         """See `Belief.weaken`; a change of the traffic or of the verifier concerns every version."""
         for belief in self._beliefs.values():
             belief.weaken(strength, rows)
 
-    def promise(self, version: int, prior: np.ndarray, time: float) -> None:
-        """A publication was ordered: what is expected of `version`, hazards [groups, max_k]."""
-        self._promised = {version: prior}
-        self._wanted = version
+    def promise(self, prior: np.ndarray, time: float) -> None:
+        """A publication was ordered: `prior` [groups, max_k] are the hazards expected of it."""
+        self._promised = prior
+        self._wanted = None
         self._decided_at = time
         self.name = TRAINED
 
     def waiting(self, time: float, limit: float) -> bool:
         """Whether an ordered change of drafter is still under way (given up after `limit` seconds)."""
-        return self._wanted is not None and time - self._decided_at < limit
+        ordered = self._wanted is not None or self._promised is not None
+        return ordered and time - self._decided_at < limit
 
     def give_up(self) -> None:
         """The ordered change failed: what serves now goes on."""
-        self._wanted = None
+        self._wanted = self._promised = None
         self.name = self._name_of(self._key)
 
     def reconsider(

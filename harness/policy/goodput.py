@@ -18,7 +18,7 @@ from harness.policy.base import HAZARD_FLOOR, Policy, PolicyContext
 from harness.policy.buckets import to_schedule
 from harness.policy.costs import StepCosts, best_k
 from harness.policy.lengths import lengths
-from harness.policy.promotion import heldout_difference
+from harness.policy.promotion import Clock, heldout_difference
 
 MEMORY = 4000.0
 """Offered drafts that an average remembers: the weight of a tick with n of them is n / (n + MEMORY / 2)."""
@@ -33,11 +33,14 @@ class Goodput(Policy):
         self._context_tokens = context.mean_context
         self._train = TrainPlan(on=context.trainer)
         self._drafter = TRAINED if context.trainer else STATIC
+        self._clock = Clock(context.swap_stall)
         self._published: int | None = None
         return self._plan(publish=False)
 
     def decide(self, observation: Observation) -> Plan:
         self._learn(observation)
+        if self._clock.update(observation):
+            self._published = None
         if observation.mean_context > 0:
             self._context_tokens = observation.mean_context
         publish = self._train.on and self._candidate_is_better(observation)

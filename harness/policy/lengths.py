@@ -17,11 +17,14 @@ _SHIFTS = np.linspace(-8.0, 8.0, 65)
 
 def lengths(hazards: np.ndarray) -> np.ndarray:
     """float64[..., max_k] hazards -> float64[..., max_k + 1] acceptance lengths for K = 0..max_k."""
-    survival = np.cumprod(hazards, axis=-1)
     out = np.ones((*hazards.shape[:-1], hazards.shape[-1] + 1))
-    np.cumsum(survival, axis=-1, out=out[..., 1:])
-    out[..., 1:] += 1.0
-    return out
+    hazards.cumprod(axis=-1, out=out[..., 1:])
+    return out.cumsum(axis=-1)
+
+
+def mixed_lengths(hazards: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Acceptance lengths float64[max_k + 1] of a mix of groups: hazards [groups, max_k], weights [groups]."""
+    return weights @ lengths(hazards)
 
 
 def mixed_hazards(hazards: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -29,10 +32,10 @@ def mixed_hazards(hazards: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Not the average of hazards: survivors to a deep position come from the easy groups.
     """
-    survival = weights @ np.cumprod(hazards, axis=1)
+    survival = weights @ hazards.cumprod(axis=1)
     mixed = survival.copy()
     mixed[1:] /= np.maximum(survival[:-1], 1e-12)
-    return np.clip(mixed, HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
+    return mixed.clip(HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
 
 
 def logit(p: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from harness.policy.base import Policy, PolicyContext
 class NoSpeculation(Policy):
     """K = 0 for ever, in an engine started without a drafter."""
 
+    trains: ClassVar[bool] = False
     uses_drafter: ClassVar[bool] = False
 
     def reset(self, context: PolicyContext) -> Plan:

@@ -54,7 +54,8 @@ class Oracle(Policy):
     def decide(self, observation: Observation) -> Plan:
         assert self._truth is not None, "reset comes before decide"
         truth = self._truth()
-        self._clock.update(observation)
+        if self._clock.update(observation):
+            self._published = None
         publish = self._publishes(observation, truth)
         if publish:
             self._published = observation.trainer.candidate

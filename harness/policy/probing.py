@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.policy.lengths import lengths
+from harness.policy.lengths import expit, lengths, logit
 
 OPTIMISTIC_HAZARD = 0.95
-OPTIMISTIC_COST = 0.8
-"""An unmeasured step may cost this share of its estimate."""
+"""Hoped for where nothing at all is known: at K = 0."""
+
+OPTIMISTIC_LOG_ODDS = 1.0
+"""Hoped for above the estimate at a deep position, while shallower ones are seen: they move together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class Probe:
 class Prober:
     """Keeps which positions have been seen lately; proposes at most one K to try."""
 
-    def __init__(self, max_k: int, budget: float, most: float, stale_ticks: int, enough: float) -> None:
+    def __init__(
+        self, max_k: int, budget: float, most: float, stale_ticks: int, deep_stale_ticks: int, enough: float
+    ) -> None:
         self._seen = np.zeros(max_k)
         self._recent = np.zeros(max_k)
         self._tick = 0
         self._budget, self._most = budget, most
-        self._stale_ticks, self._enough = stale_ticks, enough
+        self._stale_ticks, self._deep_stale_ticks, self._enough = stale_ticks, deep_stale_ticks, enough
 
     def note(self, offered: np.ndarray) -> None:
         """Count one tick's drafts offered [max_k] over all traffic."""
@@ -47,26 +51,34 @@ class Prober:
 
     def stale(self) -> np.ndarray:
         """bool[max_k]: positions without fresh evidence."""
-        return self._tick - self._seen > self._stale_ticks
+        age = self._tick - self._seen
+        return age > (self._stale_ticks if age[0] > self._stale_ticks else self._deep_stale_ticks)
 
-    def propose(self, k: int, hazards: np.ndarray, seconds: np.ndarray, known: np.ndarray) -> Probe | None:
+    def propose(
+        self, k: int, hazards: np.ndarray, seconds: np.ndarray, known: np.ndarray, hoped_cost: float
+    ) -> Probe | None:
         """The nearest K to `k` that is unknown and could win; None when there is nothing to learn.
 
         hazards [max_k] of the running mix; seconds and known (bool: cost was measured) [max_k + 1] at the
-        running batch size.
+        running batch size; a cost not known may be as low as `hoped_cost` times its estimate.
         """
         stale = self.stale()
         unknown = ~known
         unknown[1:] |= np.logical_or.accumulate(stale)
-        hoped = lengths(np.where(stale, np.maximum(hazards, OPTIMISTIC_HAZARD), hazards))
-        hoped /= seconds * np.where(known, 1.0, OPTIMISTIC_COST)
         expected = lengths(hazards) / seconds
-        wanted = np.flatnonzero(unknown & (hoped > expected[k]))
-        wanted = wanted[wanted != k]
-        if wanted.size == 0:
+        hoped = lengths(_hoped(hazards, stale)) / seconds if stale.any() else expected
+        hoped = np.where(known, hoped, hoped / hoped_cost)
+        wanted = [j for j in np.flatnonzero(unknown & (hoped > expected[k])).tolist() if j != k]
+        if not wanted:
             return None
         # Ties go up: a deeper K also tells about the shallower ones.
-        distance = np.abs(wanted - k) - 0.5 * (wanted > k)
-        chosen = int(wanted[np.argmin(distance)])
+        chosen = min(wanted, key=lambda j: (abs(j - k), -j))
         loss = max(1.0 - float(expected[chosen] / expected[k]), 1e-3)
         return Probe(chosen, min(self._most, self._budget / loss))
+
+
+def _hoped(hazards: np.ndarray, stale: np.ndarray) -> np.ndarray:
+    """Hazards [max_k] with the stale ones as good as they can be."""
+    if stale[0]:
+        return np.where(stale, np.maximum(hazards, OPTIMISTIC_HAZARD), hazards)
+    return np.where(stale, expit(logit(hazards) + OPTIMISTIC_LOG_ODDS), hazards)

@@ -36,21 +36,19 @@ class Clock:
         """Seconds; a moving average of the measured ones, begun at the expectation."""
         self.last = 0.0
         """Run time of the last successful swap (0: the start of the run)."""
-        self.failed_at: float | None = None
-        """Run time of the last failed one."""
         self._seen: tuple[float, int] | None = None
 
-    def update(self, observation: Observation) -> None:
+    def update(self, observation: Observation) -> bool:
+        """Take note of the last swap; True when it is news and it failed."""
         swap = observation.last_swap
         if swap is None or (swap.time, swap.version) == self._seen:
-            return
+            return False
         self._seen = (swap.time, swap.version)
         if math.isfinite(swap.stall) and swap.stall >= 0:
             self.stall += 0.5 * (swap.stall - self.stall)
         if swap.ok:
             self.last = swap.time
-        else:
-            self.failed_at = swap.time
+        return not swap.ok
 
     def since(self, time: float) -> float:
         """Seconds from the last swap to `time`, >= 0."""

@@ -28,17 +28,18 @@ class Publisher:
         self._doubt = 0
         self._trial: float | None = None
         self._failures = 0
-        self._failure_seen: float | None = None
         self._not_before = 0.0
+        self._sent: int | None = None
 
-    def follow(self, observation: Observation, clock: Clock, drafters: Drafters) -> None:
-        """Take note of failed swaps, and of a published version that has held for a while."""
-        if clock.failed_at is not None and clock.failed_at != self._failure_seen:
-            self._failure_seen = clock.failed_at
-            self._not_before = observation.time + _FIRST_RETRY * 2.0 ** min(self._failures, 6)
-            self._failures += 1
-            self._trial = None
-            drafters.give_up()
+    def failed(self, observation: Observation, drafters: Drafters) -> None:
+        """An ordered swap failed: what serves goes on, the candidate gets another chance later."""
+        self._not_before = observation.time + _FIRST_RETRY * 2.0 ** min(self._failures, 6)
+        self._failures += 1
+        self._trial = self._sent = None
+        drafters.give_up()
+
+    def follow(self, observation: Observation) -> None:
+        """Take note of a published version that has held for a while."""
         if self._trial is not None and observation.time - self._trial > self._hold:
             self._trial = None
             self._failures = 0
@@ -52,24 +53,25 @@ class Publisher:
 
     def worth_publishing(
         self, observation: Observation, market: Market, clock: Clock, drafters: Drafters
-    ) -> int | None:
-        """The candidate's version when the lower bound of its gain in tokens per second pays the stall."""
+    ) -> bool:
+        """Whether the lower confidence bound of the candidate's gain in tokens per second pays the stall."""
         candidate = observation.trainer.candidate
-        if candidate is None or observation.time < self._not_before or drafters.has(candidate):
-            return None
+        if candidate is None or observation.time < self._not_before or candidate == self._sent:
+            return False
         hazards = mixed_hazards(drafters.belief.hazards(), market.mix)
         found = self._difference(observation, market, hazards)
         if found is None:
-            return None
+            return False
         low = found[0] - self._confidence * (1 + self._doubt) * found[1]
         now = float(lengths(hazards)[market.reference_k])
         if low <= 0.0:
-            return None
+            return False
         gain = market.gain(hazards, market.reference_k, now, now + low)
         if not pays(gain, clock.since(observation.time), clock.stall):
-            return None
+            return False
         self._trial = observation.time
-        return candidate
+        self._sent = candidate
+        return True
 
     def promised(
         self, observation: Observation, market: Market, drafters: Drafters, traffic: Traffic

@@ -7,6 +7,8 @@ the context known before the run. It follows load; it is blind to drift.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from harness.contract import STATIC, Observation, Plan
 from harness.policy.base import Policy, PolicyContext
 from harness.policy.buckets import to_schedule
@@ -16,6 +18,8 @@ from harness.policy.lengths import lengths
 
 class Schedule(Policy):
     """The static drafter under a fixed K table; no training."""
+
+    trains: ClassVar[bool] = False
 
     _plan: Plan
 

@@ -11,6 +11,7 @@ from harness.policy.base import Policy, PolicyContext, check_k, whole_number
 class StaticK(Policy):
     """`static:0` is not `none`: its engine carries a drafter, and pays for it."""
 
+    trains: ClassVar[bool] = False
     argument: ClassVar[str] = "K"
 
     def __init__(self, k: int = 3) -> None:

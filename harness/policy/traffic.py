@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.contract import UNKNOWN, PositionCounts
 
-MAX_GROUPS = 24
+MAX_GROUPS = 16
 """Groups kept apart; any further labels share the last row, so that memory and time stay bounded."""
 
 
@@ -20,7 +20,7 @@ class Traffic:
 
     def __init__(self, max_k: int, fast: float, slow: float) -> None:
         self.offered = np.zeros((MAX_GROUPS, max_k))
-        """float64[groups, max_k]: offered at each position since the last tick."""
+        """float64[groups, max_k], max_k >= 1: offered at each position since the last tick."""
         self.accepted = np.zeros((MAX_GROUPS, max_k))
         self.mix = np.zeros(MAX_GROUPS)
         """float64[groups], sums to 1: share of the verify steps of the last few ticks."""
@@ -32,19 +32,25 @@ class Traffic:
         self._groups: list[str] = []
         self._domains: list[str] = []
         self._begun = False
+        self._zeros = (0,) * max_k
 
     def read(self, positions: Mapping[tuple[str, str], PositionCounts]) -> int:
         """Fill `offered` and `accepted`; returns the verify steps seen (drafts offered at position 0)."""
         self.offered[:] = 0.0
         self.accepted[:] = 0.0
+        if not positions:
+            return 0
         max_k = self.offered.shape[1]
-        for key, counts in positions.items():
-            n = min(len(counts.offered), max_k)
-            if n:
-                row = self._row(key)
-                self.offered[row, :n] += counts.offered[:n]
-                self.accepted[row, :n] += counts.accepted[:n]
-        steps = float(self.offered[:, 0].sum()) if max_k else 0.0
+        rows = [self._row(key) for key in positions]
+        offered = [(c.offered + self._zeros)[:max_k] for c in positions.values()]
+        accepted = [(c.accepted + self._zeros)[:max_k] for c in positions.values()]
+        if len(set(rows)) == len(rows):
+            self.offered[rows] = offered
+            self.accepted[rows] = accepted
+        else:
+            np.add.at(self.offered, rows, offered)
+            np.add.at(self.accepted, rows, accepted)
+        steps = float(self.offered[:, 0].sum())
         if steps > 0:
             self._mix_in(self.offered[:, 0] / steps)
         return int(steps)

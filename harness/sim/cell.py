@@ -39,6 +39,8 @@ class Cell:
     trace: Path | None = None
     requests: int | None = None
     """Cut the run short after this many requests."""
+    prefix_hashes: int = 0
+    """Most prefix hashes of one request of the trace."""
 
     @property
     def total(self) -> int:
@@ -98,7 +100,7 @@ def _engine(cell: Cell, latency: LatencyModel, profiles: dict[str, DomainProfile
         kv_tokens=latency.kv_capacity_tokens or DEFAULT_KV_TOKENS,
         max_k=min(scenario.max_k, latency.max_k) if drafter else 0,
         drafter_loaded=drafter,
-        prefix_hashes=512 if given.get("prefix_caching") else 0,
+        prefix_hashes=cell.prefix_hashes,
     )
     labels = Labels(
         domains=tuple(profiles),

@@ -19,7 +19,7 @@ from harness.observe import Gauges
 from harness.rng import stream_key
 from harness.sim.acceptance import MAX_K, request_latent
 from harness.sim.kernel import advance, commit_step, plan_step, preempt_all
-from harness.sim.kv import flush_cache
+from harness.sim.kv import flush_cache, forget_kept
 from harness.sim.state import REJECTED, UNFINISHED, State, new_state
 
 
@@ -32,11 +32,12 @@ class EngineConfig:
     block_size: int = 16
     kv_tokens: int = 400_000
     """KV-cache capacity in tokens."""
-    prefix_caching: bool = False
+    prefix_caching: bool = True
+    """Equal prompt prefixes share KV, and a preempted request finds its own blocks while they last."""
     prefix_tokens: int = 512
     """Tokens of one prefix hash of the workload."""
     prefix_hashes: int = 0
-    """Most hashes that one request may carry; 0 without a prefix cache."""
+    """Most prefix hashes that one request carries; 0 when the workload has none."""
     async_scheduling: bool = True
     reserve_prompt: bool = True
     """Admit a request only if its whole prompt fits (vLLM's scheduler_reserve_full_isl)."""
@@ -84,13 +85,14 @@ class Engine:
     def _empty_state(self, seed: int) -> State:
         c = self.config
         total = c.kv_tokens // c.block_size
-        entry_blocks = c.prefix_tokens // c.block_size if c.prefix_caching else 0
+        shares = c.prefix_caching and c.prefix_hashes > 0
+        entry_blocks = c.prefix_tokens // c.block_size if shares else 0
         state = new_state(
             slots=max(1024, 2 * c.max_num_seqs),
             max_seqs=c.max_num_seqs,
             domains=len(self.labels.domains),
             tenants=len(self.labels.tenants),
-            hashes=c.prefix_hashes if c.prefix_caching else 0,
+            hashes=c.prefix_hashes if shares else 0,
             entries=total // entry_blocks if entry_blocks else 0,
             done_rows=max(4096, 4 * c.max_num_seqs),
         )
@@ -104,11 +106,14 @@ class Engine:
             "lru_head": -1,
             "lru_tail": -1,
             "entry_free": -1,
+            "oldest_kept": -1,
+            "youngest_kept": -1,
             "max_seqs": c.max_num_seqs,
             "max_tokens": c.max_num_batched_tokens,
             "block_size": c.block_size,
             "entry_blocks": entry_blocks,
             "reserve_prompt": c.reserve_prompt,
+            "reuse_preempted": c.prefix_caching,
             "async_scheduling": c.async_scheduling,
             "acceptance_key": stream_key(seed, "acceptance"),
         }
@@ -161,7 +166,7 @@ class Engine:
         r["free_slots"] -= 1
         slot = int(s.free_slots[r["free_slots"]])
         domain = self._domain[request.domain]
-        hashes = request.prefix_hashes[: s.hashes.shape[1]] if c.prefix_caching else ()
+        hashes = request.prefix_hashes[: c.prefix_hashes] if c.prefix_caching else ()
         sd = self.labels.latent_sd[domain] if self.labels.latent_sd else 0.0
         latent = request_latent(self._latent_key, request.request_id, sd) if sd else 0.0
         nan = np.nan
@@ -169,6 +174,7 @@ class Engine:
             request.request_id, request.arrival, request.prompt_tokens, request.output_tokens,
             domain, self._tenant[request.tenant], latent, len(hashes),
             0, request.prompt_tokens, 0, 0, 0, 0, 0,
+            0, 0, -1, -1,
             nan, nan, nan, 0, 0, 0, 0, 0, UNFINISHED,
         )  # fmt: skip
         if hashes:
@@ -238,6 +244,7 @@ class Engine:
         if kv_invalid:
             preempt_all(self.state)
             flush_cache(self.state)
+            forget_kept(self.state)
             self.state.reg[0]["k_drafted"] = 0
 
     # --- what the world takes from it ---

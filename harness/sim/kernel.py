@@ -36,6 +36,8 @@ from harness.sim.kv import (
     available_blocks,
     cached_entries,
     hold_entries,
+    keep_blocks,
+    reclaim_blocks,
     release,
     share_prompt,
     take_blocks,
@@ -126,10 +128,11 @@ def _schedule_waiting(s: State, budget: int) -> None:
         entries = cached_entries(s, slot) if r.entry_blocks > 0 else 0
         hit = _usable_hit(s, slot, entries)
         rows = min(req.target - hit, budget)
-        held = entries * r.entry_blocks
+        held = entries * r.entry_blocks + req.kept
         need = _ceil_div(hit + rows + _look_ahead(s), r.block_size) - held
         fit = _ceil_div(req.target, r.block_size) - held if r.reserve_prompt else need
-        if max(need, fit) > available_blocks(s) - unheld_entries(s, slot, entries) * r.entry_blocks:
+        pool = available_blocks(s) - unheld_entries(s, slot, entries) * r.entry_blocks - req.kept
+        if max(need, fit) > pool:
             break
         _admit(s, slot, entries, hit)
         _grow(s, slot, rows)
@@ -145,6 +148,8 @@ def _admit(s: State, slot: int, entries: int, hit: int) -> None:
     s.running[r.running] = slot
     r.running += 1
     hold_entries(s, slot, entries)
+    if req.kept > 0:
+        reclaim_blocks(s, slot)
     req.computed = hit
     if math.isnan(req.scheduled):
         req.scheduled = r.clock
@@ -155,7 +160,7 @@ def _admit(s: State, slot: int, entries: int, hit: int) -> None:
 def _usable_hit(s: State, slot: int, entries: int) -> int:
     """Cached tokens it can skip: whole blocks, and at least the last token is computed again."""
     r = s.reg[0]
-    hit = entries * r.entry_blocks * r.block_size
+    hit = (entries * r.entry_blocks + s.slots[slot].kept) * r.block_size
     last = (s.slots[slot].target - 1) // r.block_size * r.block_size
     return min(hit, last)
 
@@ -191,10 +196,13 @@ def _preempt_last(s: State) -> None:
     r.running -= 1
     slot = s.running[r.running]
     req = s.slots[slot]
-    release(s, slot)
     if req.generated >= req.output:  # it had ended; its seat was all that was left of it
+        release(s, slot)
         _free_slot(s, slot)
         return
+    if r.reuse_preempted:
+        keep_blocks(s, slot)
+    release(s, slot)
     req.rows = 0
     req.computed = 0
     req.target = req.prompt + req.generated

@@ -4,6 +4,10 @@
 
 A prefix entry is one hash block of a trace (Mooncake: 512 tokens). Entries in use count their
 holders; entries nobody holds stay cached, least recently used first in line for eviction.
+
+Free blocks are taken in the order in which they were freed. With prefix caching a preempted request
+finds those of its own blocks again that nobody has taken meanwhile; its last blocks are taken first.
+Only that much of the queue's order is kept: how many other blocks lie between such requests' own.
 """
 
 from __future__ import annotations
@@ -29,11 +33,83 @@ def take_blocks(s: State, n: int) -> None:
     while r.free_blocks < n:
         _evict(s)
     r.free_blocks -= n
+    while n > 0 and r.oldest_kept >= 0:
+        others = min(n, r.front)
+        r.front -= others
+        n -= others
+        oldest = s.slots[r.oldest_kept]
+        own = min(n, oldest.kept)
+        oldest.kept -= own
+        n -= own
+        if oldest.kept == 0:
+            _forget(s, r.oldest_kept)
 
 
 @njit(cache=True)
 def give_blocks(s: State, n: int) -> None:
-    s.reg[0].free_blocks += n
+    """Put n blocks at the end of the free queue."""
+    r = s.reg[0]
+    r.free_blocks += n
+    if r.youngest_kept >= 0:
+        s.slots[r.youngest_kept].behind += n
+
+
+@njit(cache=True)
+def keep_blocks(s: State, slot: int) -> None:
+    """Free the private blocks of a request that is being preempted, its full ones to be found again."""
+    r = s.reg[0]
+    req = s.slots[slot]
+    full = max(0, req.computed // r.block_size - req.shared * r.entry_blocks)
+    full = min(full, req.blocks)
+    give_blocks(s, req.blocks - full)
+    req.blocks = 0
+    if full == 0:
+        return
+    if r.youngest_kept >= 0:
+        s.slots[r.youngest_kept].younger = slot
+    else:
+        r.oldest_kept = slot
+        r.front = r.free_blocks
+    req.older, req.younger = r.youngest_kept, -1
+    req.kept, req.behind = full, 0
+    r.youngest_kept = slot
+    r.free_blocks += full
+
+
+@njit(cache=True)
+def reclaim_blocks(s: State, slot: int) -> None:
+    """Take the request's own kept blocks back out of the free queue; it holds them again."""
+    req = s.slots[slot]
+    s.reg[0].free_blocks -= req.kept
+    req.blocks += req.kept
+    req.kept = 0
+    _forget(s, slot)
+
+
+@njit(cache=True)
+def forget_kept(s: State) -> None:
+    """Nothing computed is valid any more: kept blocks become plain free ones."""
+    while s.reg[0].oldest_kept >= 0:
+        _forget(s, s.reg[0].oldest_kept)
+
+
+@njit(cache=True)
+def _forget(s: State, slot: int) -> None:
+    """Take a request out of the list of those with kept blocks; what is left of them is anyone's."""
+    r = s.reg[0]
+    req = s.slots[slot]
+    freed = req.kept + req.behind
+    req.kept = req.behind = 0
+    if req.older >= 0:
+        s.slots[req.older].behind += freed
+        s.slots[req.older].younger = req.younger
+    else:
+        r.front += freed
+        r.oldest_kept = req.younger
+    if req.younger >= 0:
+        s.slots[req.younger].older = req.older
+    else:
+        r.youngest_kept = req.older
 
 
 @njit(cache=True)

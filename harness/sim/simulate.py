@@ -36,6 +36,7 @@ class Job:
     latency: str
     trace: Path | None = None
     requests: int | None = None
+    prefix_hashes: int = 0
     reading: Mapping[str, Any] = field(default_factory=dict)
     """What reading the trace had to leave out or change (`workloads.traces.TraceReport`)."""
     keep_steps: bool = True
@@ -45,7 +46,9 @@ class Job:
         """Seed by seed, so that an interrupted look at the log already compares all arms."""
         for seed in self.seeds:
             for policy in self.policies:
-                yield Cell(self.scenario, policy, seed, self.latency, self.trace, self.requests)
+                yield Cell(
+                    self.scenario, policy, seed, self.latency, self.trace, self.requests, self.prefix_hashes
+                )
 
 
 def prepare(
@@ -69,10 +72,10 @@ def prepare(
     if acceptance not in ACCEPTANCES:
         raise UnknownName("acceptance source", acceptance, ACCEPTANCES)
     reading: dict[str, Any] = {}
+    hashes = 0
     if trace is not None:
         reading, hashes = _scan(trace)
         requests = min(requests or reading["requests"], reading["requests"])
-        scenario = _with_prefixes(scenario, hashes)
     job = Job(
         scenario=scenario,
         policies=arms,
@@ -81,6 +84,7 @@ def prepare(
         trace=trace,
         requests=requests,
         reading=reading,
+        prefix_hashes=hashes,
         keep_steps=keep_steps,
         workers=workers or min(os.cpu_count() or 1, len(arms) * len(seeds)),
     )
@@ -94,14 +98,6 @@ def _scan(trace: Path) -> tuple[dict[str, Any], int]:
     stream = read_trace(trace)
     hashes = max(len(request.prefix_hashes) for request in stream)
     return asdict(stream.report), hashes
-
-
-def _with_prefixes(scenario: Scenario, hashes: int) -> Scenario:
-    """Turn the prefix cache on for a trace that carries prefixes, unless the scenario decides (vLLM's default)."""
-    engine = scenario.engine
-    if hashes == 0 or engine.prefix_caching is not None:
-        return scenario
-    return scenario.model_copy(update={"engine": engine.model_copy(update={"prefix_caching": True})})
 
 
 def simulate(

@@ -32,6 +32,11 @@ SLOT = np.dtype(
         ("blocks", "i8"),  # KV blocks only it holds
         ("shared", "i8"),  # prefix-cache entries it holds
         ("cached", "i8"),  # prompt tokens found in the prefix cache at first admission
+        # while preempted: its computed blocks in the free queue, reusable until taken (see kv.py)
+        ("kept", "i8"),
+        ("behind", "i8"),  # other free blocks between its own and the next preempted request's
+        ("older", "i8"),
+        ("younger", "i8"),
         # its record
         ("scheduled", "f8"),
         ("first_token", "f8"),
@@ -80,7 +85,10 @@ REGISTER = np.dtype(
         ("waiting", "i8"),
         ("waiting_head", "i8"),
         ("free_slots", "i8"),
-        ("free_blocks", "i8"),  # neither held nor cached
+        ("free_blocks", "i8"),  # neither held nor in the prefix cache
+        ("oldest_kept", "i8"),  # preempted requests with blocks in the free queue, -1 none
+        ("youngest_kept", "i8"),
+        ("front", "i8"),  # free blocks ahead of the oldest kept ones
         ("steps", "i8"),  # rows in the step buffer
         ("done", "i8"),  # rows in the buffer of ended requests
         ("k_drafted", "i8"),  # drafts waiting to be verified by the next step
@@ -106,6 +114,7 @@ REGISTER = np.dtype(
         ("total_blocks", "i8"),
         ("entry_blocks", "i8"),  # KV blocks of one prefix entry; 0 turns the prefix cache off
         ("reserve_prompt", "i8"),
+        ("reuse_preempted", "i8"),
         ("async_scheduling", "i8"),
         ("external", "i8"),  # acceptance comes from `accept_in`, not from the parametric model
         ("acceptance_key", "u8"),

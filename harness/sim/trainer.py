@@ -7,7 +7,7 @@ bounded trace buffer (and what it drops), the pace, the held-out slice and the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,11 +15,7 @@ import numpy as np
 import simpy
 
 from harness.contract import TrainerState, TrainPlan
-from harness.sim.learning import DrafterState, LearningCurve
-
-VERIFY_STEPS_PER_REQUEST = 60
-"""Verify steps of one held-out request (about 150 tokens at acceptance length 2.5)."""
-
+from harness.sim.learning import STEPS_PER_REQUEST, DrafterState, LearningCurve
 
 @dataclass(frozen=True, slots=True)
 class TrainerConfig:
@@ -137,7 +133,7 @@ class Trainer:
 
     # --- its own life ---
 
-    def _run(self) -> Iterator[simpy.Event]:
+    def _run(self) -> Generator[simpy.Event, object, None]:
         config = self.config
         while self.state.alive:
             if not self._plan.on or self._plan.budget == 0 or self._buffer.sum() < config.samples_per_step:
@@ -182,7 +178,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Refresh the held-out estimates of the serving, static and candidate drafters."""
         self._new_heldout = 0
-        steps = np.rint(self._heldout * VERIFY_STEPS_PER_REQUEST).astype(int)
+        steps = np.rint(self._heldout * STEPS_PER_REQUEST).astype(int)
         known = {d: int(n) for d, n in zip(self._domains, steps, strict=True) if n > 0}
 
         def estimate(state: DrafterState) -> dict[str, float]:

@@ -6,7 +6,7 @@ scenario has in store (verifier updates, faults). The policy meets only `observe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,7 +161,7 @@ class World:
 
     # --- processes ---
 
-    def _arrive(self, requests: Iterable[Request]) -> Iterator[simpy.Event]:
+    def _arrive(self, requests: Iterable[Request]) -> Generator[simpy.Event, object, None]:
         env, engine = self.env, self.engine
         for index, request in enumerate(requests):
             if request.arrival > env.now:
@@ -173,7 +173,7 @@ class World:
         self._arriving = False
         self._rouse()
 
-    def _serve(self) -> Iterator[simpy.Event]:
+    def _serve(self) -> Generator[simpy.Event, object, None]:
         env, engine = self.env, self.engine
         steps = 0
         while True:
@@ -195,7 +195,7 @@ class World:
                 self._tick()
                 steps = 0
 
-    def _publish(self) -> Iterator[simpy.Event]:
+    def _publish(self) -> Generator[simpy.Event, object, None]:
         """Bring the candidate to the server, then ask the engine to put it in between two steps."""
         assert self.trainer is not None
         weights = self.trainer.candidate

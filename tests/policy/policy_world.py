@@ -23,7 +23,7 @@ from harness.contract import (
 )
 from harness.latency.shape import StepShape, decode_shape
 from harness.policy.base import Policy, PolicyContext, Truth
-from harness.policy.lengths import expit, lengths, logit, mixed_hazards
+from harness.policy.lengths import expit, lengths, logit
 
 HAZARDS = (0.62, 0.58, 0.63, 0.68, 0.70, 0.72, 0.74)
 STEPS_PER_TICK = 32
@@ -58,7 +58,8 @@ class World:
     context: float = 800.0
     seed: int = 1
 
-    def run(self, policy: Policy, context: PolicyContext, ticks: int) -> Log:
+    def run(self, policy: Policy, context: PolicyContext, until: float) -> Log:
+        """Serve for `until` seconds."""
         self.rng = np.random.default_rng(self.seed)
         self.max_k = context.max_k
         self.time, self.version, self.newest = 0.0, -1, -1
@@ -69,7 +70,7 @@ class World:
         if policy.needs_truth:
             policy.bind_truth(self.truth)
         plan = policy.reset(context)
-        for _ in range(ticks):
+        while self.time < until:
             observation = self._tick(plan, context)
             plan = policy.decide(observation)
             self.log.add(observation, plan, self.batch(self.time))
@@ -82,8 +83,11 @@ class World:
     def truth(self) -> Truth:
         def length(version: int) -> tuple[float, ...]:
             domains, weights = zip(*self.mix(self.time).items(), strict=True)
-            rows = np.stack([self.hazards(self.time, d, version) for d in domains])
-            return tuple(lengths(mixed_hazards(rows, np.array(weights))).tolist())
+            nodes, mass = np.polynomial.hermite_e.hermegauss(9)
+            base = logit(np.stack([self.hazards(self.time, d, version) for d in domains]))
+            over_requests = lengths(expit(base[:, None] + self.spread * nodes[:, None]))
+            mixed = np.einsum("d,n,dnk->k", np.array(weights), mass / mass.sum(), over_requests)
+            return tuple(mixed.tolist())
 
         ready = None if self.ready is None else length(self.ready)
         trained = None if self.newest < 0 else length(self.newest)
@@ -101,6 +105,7 @@ class World:
             if begun < at <= self.time:
                 self.ready = version
         self.log.tokens += tokens
+        self.log.made.append(tokens)
         return Observation(
             time=self.time,
             running=batch,
@@ -148,7 +153,7 @@ class World:
             alive=True,
             steps=int(10 * self.time),
             samples=int(100 * self.time),
-            candidate=self.ready,
+            candidate=None if self.ready is None else 100 + self.ready,
             heldout_serving=report(self.version),
             heldout_candidate={} if self.ready is None else report(self.ready),
             heldout_static=report(-1),
@@ -194,6 +199,8 @@ class Log:
     k: list[int] = field(default_factory=list)
     """K in force at the batch size of the moment."""
     version: list[int] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
+    """Tokens of each tick."""
     plans: list[Plan] = field(default_factory=list)
 
     def add(self, observation: Observation, plan: Plan, batch: int) -> None:
@@ -201,6 +208,12 @@ class Log:
         self.k.append(plan.k(batch))
         self.version.append(-1 if observation.drafter == STATIC else observation.drafter_version)
         self.plans.append(plan)
+
+    def goodput_where(self, phase: Callable[[float], bool], after: float = 0.0) -> float:
+        """Tokens per second over the ticks that ended in `phase`, from `after` on."""
+        seconds = np.diff(self.time, prepend=0.0)
+        chosen = np.array([phase(time) and time > after for time in self.time])
+        return float(np.array(self.made)[chosen].sum() / seconds[chosen].sum())
 
     @property
     def goodput(self) -> float:

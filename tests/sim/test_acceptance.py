@@ -191,6 +191,11 @@ def test_solved_logits_give_back_the_hazards(hazards: list[float], sd: float, k:
     assert chain / np.append(1.0, chain[:-1]) == pytest.approx(wanted, abs=1e-7)
 
 
+def test_the_last_hazard_repeats() -> None:
+    short, long = solve_logits((0.7, 0.6), 0.4, 4), solve_logits((0.7,) + (0.6,) * (MAX_K - 1), 0.4, 4)
+    np.testing.assert_array_equal(short, long)
+
+
 def test_a_hazard_of_zero_ends_the_chain() -> None:
     logits = solve_logits((0.6, 0.0), 0.4, 4)
     assert np.all(np.isneginf(logits[1:]))

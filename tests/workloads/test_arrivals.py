@@ -84,7 +84,9 @@ def test_three_states_hold_in_proportion_to_their_dwell():
 CURVES = [
     ConstantRate(3.0),
     PiecewiseRate(np.array([10.0, 5.0]), np.array([2.0, 8.0]), np.array([2.0, 8.0]), repeat=True),
-    PiecewiseRate(np.array([10.0, 5.0, 2.0]), np.array([0.0, 6.0, 0.0]), np.array([6.0, 0.0, 0.0]), repeat=True),
+    PiecewiseRate(
+        np.array([10.0, 5.0, 2.0]), np.array([0.0, 6.0, 0.0]), np.array([6.0, 0.0, 0.0]), repeat=True
+    ),
     PiecewiseRate(np.array([4.0, 6.0]), np.array([0.0, 1.0]), np.array([0.0, 5.0])),
     SinusoidalRate(3.0, 1.0, 60.0),
     SinusoidalRate(3.0, 0.3, 7.0),

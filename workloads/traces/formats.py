@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 
 from harness.errors import InputError, UnknownName
 from workloads.traces import azure, burstgpt, mooncake, records, servegen
-from workloads.traces.row import json_object
+from workloads.traces.row import csv_cells, json_object
 from workloads.traces.textfile import TextFile
 
 
@@ -59,8 +58,7 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     if first is None:
         raise InputError(f"trace {file.path} is empty")
     is_json = first.lstrip().startswith("{")
-    cells = json_object(file, first) if is_json else next(csv.reader([first]))
-    names = {name.strip().lstrip("\ufeff") for name in cells}
+    names = {name.strip() for name in (json_object(file, first) if is_json else csv_cells(file, first))}
     missing = {name: form.lacks(names) for name, form in FORMATS.items() if form.json == is_json}
     found = [name for name, lacks in missing.items() if not lacks]
     if found:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.contract import UNKNOWN
-from harness.errors import InputError, UnknownName
 from workloads.traces.textfile import TextFile
 
 
@@ -30,7 +30,7 @@ def csv_rows(file: TextFile, columns: Sequence[str]) -> Iterator[list[str]]:
     """The named columns of each data row, in the order asked for; the first line is the header."""
     reader = csv.reader(file.lines())
     try:
-        header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
+        header = [name.strip() for name in next(reader, [])]
         places = [_place(file, name, header) for name in columns]
         for cells in reader:
             if len(cells) != len(header):
@@ -40,10 +40,22 @@ def csv_rows(file: TextFile, columns: Sequence[str]) -> Iterator[list[str]]:
         raise file.error(f"this is not CSV ({error})") from error
 
 
+def csv_cells(file: TextFile, text: str) -> list[str]:
+    """The cells of one line."""
+    try:
+        return next(csv.reader([text]), [])
+    except csv.Error as error:
+        raise file.error(f"this is not CSV ({error})") from error
+
+
 def _place(file: TextFile, name: str, header: list[str]) -> int:
     if name in header:
         return header.index(name)
-    raise file.error(f"column {name!r} is missing; {UnknownName('column', name, header)}", 1)
+    near = difflib.get_close_matches(name, header, n=1)
+    hint = f"; nearest is {near[0]!r}" if near else ""
+    raise file.error(
+        f"column {name!r} is missing; the header has {', '.join(header) or 'no column'}{hint}", 1
+    )
 
 
 def json_rows(file: TextFile) -> Iterator[Mapping[str, Any]]:
@@ -57,6 +69,8 @@ def json_object(file: TextFile, text: str) -> Mapping[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise file.error(f"this is not JSON ({error.msg} at character {error.pos})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise file.error(f"this is not JSON that we read ({error})") from error
     if not isinstance(value, dict):
         raise file.error(f"a {type(value).__name__} where a JSON object must stand")
     return value
@@ -94,6 +108,3 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or value is None:
         raise ValueError("not a number")
     return float(value)
-
-
-__all__ = ["InputError", "Row", "csv_rows", "json_object", "json_rows", "member", "seconds", "tokens"]

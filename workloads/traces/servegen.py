@@ -65,37 +65,38 @@ def rows(file: TextFile, report: TraceReport, seed: int, scale: float) -> Iterat
 @dataclass(slots=True)
 class _Rates:
     window: float
-    starts: list[float]
-    clients: dict[int, dict[float, ClientWindow]]
+    count: int
+    """Windows from the first to the last, those without a row included."""
+    clients: dict[int, dict[int, ClientWindow]]
+    """Per client, by the window's number."""
 
     def windows(self, names: Sequence[int], scale: float) -> Iterator[list[ClientWindow]]:
-        for start in self.starts:
-            laws = [self.clients[name].get(start, _IDLE) for name in names]
+        for number in range(self.count):
+            laws = [self.clients[name].get(number, _IDLE) for name in names]
             yield [ClientWindow(law.rate * scale, law.gaps) for law in laws]
 
 
 def _read_rates(file: TextFile) -> _Rates:
     clients: dict[int, dict[float, ClientWindow]] = {}
-    for client, stamp, rate, _, pattern, shape, _ in csv_rows(file, COLUMNS):
+    for client, start, rate, _, pattern, shape, _ in csv_rows(file, COLUMNS):
         name = file.parse(int, client, "client", "a whole number")
-        table = clients.setdefault(name, {})
         speed = seconds(file, rate, "rate")
-        if speed > 0:
-            table[seconds(file, stamp, "timestamp")] = ClientWindow(speed, _gaps(file, pattern, shape))
-        else:
-            table[seconds(file, stamp, "timestamp")] = _IDLE
+        law = ClientWindow(speed, _gaps(file, pattern, shape)) if speed > 0 else _IDLE
+        clients.setdefault(name, {})[seconds(file, start, "timestamp")] = law
     stamps = sorted({stamp for table in clients.values() for stamp in table})
     if len(stamps) < 2:
         raise file.error(f"{len(stamps)} windows; at least two are needed to know how long one is")
     window = min(b - a for a, b in itertools.pairwise(stamps))
-    count = round((stamps[-1] - stamps[0]) / window) + 1
-    starts = [stamps[0] + window * i for i in range(count)]
-    stray = set(stamps) - set(starts)
-    if stray:
-        raise file.error(
-            f"timestamp {min(stray):g} is not a whole number of {window:g} s windows after the first"
-        )
-    return _Rates(window, starts, clients)
+    numbers = {stamp: round((stamp - stamps[0]) / window) for stamp in stamps}
+    for stamp, number in numbers.items():
+        if abs(stamps[0] + number * window - stamp) > 1e-6 * window:
+            raise file.error(
+                f"timestamp {stamp:g} is not a whole number of {window:g} s windows after the first"
+            )
+    by_number = {
+        name: {numbers[stamp]: law for stamp, law in table.items()} for name, table in clients.items()
+    }
+    return _Rates(window, numbers[stamps[-1]] + 1, by_number)
 
 
 def _gaps(file: TextFile, pattern: str, shape: str) -> Gaps:

@@ -1,4 +1,5 @@
-"""Fits ServeGen tables to requests: each tenant becomes a client, the tables go to the two files that are read."""
+"""Fits ServeGen tables to requests: each tenant becomes a client, the tables go to the two files that are
+read."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class _Gaps:
     squares: float = 0.0
 
     def row(self) -> tuple[float, float, str, float, float]:
-        """rate, cv, pattern, shape, scale: a Gamma law by the method of moments; with under 3 gaps cv is 1."""
+        """rate, cv, pattern, shape, scale: a Gamma law by the method of moments; with under 3 gaps cv is
+        1."""
         rate = self.arrivals / WINDOW
         mean = self.total / self.count if self.count else 0.0
         variance = self.squares / self.count - mean * mean if self.count else 0.0
@@ -61,7 +63,8 @@ class _Client:
 
 
 def write(path: str | os.PathLike[str], requests: Iterable[Request]) -> None:
-    """Write `..._rates.csv[.gz]` and the `..._lengths.jsonl[.gz]` beside it; clients are numbered as they appear.
+    """Write `..._rates.csv[.gz]` and the `..._lengths.jsonl[.gz]` beside it; clients are numbered as they
+    appear.
 
     Memory grows with clients x windows and with the number of distinct lengths, not with requests.
     """

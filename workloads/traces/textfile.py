@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Literal, TypeVar
 
 from harness.errors import InputError
 
@@ -24,7 +25,7 @@ class TextFile:
         if self.path.is_dir():
             raise InputError(f"trace {self.path} is a folder; name a file")
         try:
-            self._stream = _open(self.path, "rt")
+            self._stream = _open(self.path, "r")
         except OSError as error:
             raise InputError(f"cannot read trace {self.path}: {error.strerror or error}") from error
 
@@ -65,7 +66,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     target = Path(path)
     part = target.with_name(f".{target.name}.part{'.gz' if target.suffix == '.gz' else ''}")
     try:
-        stream = _open(part, "wt")
+        stream = _open(part, "w")
     except OSError as error:
         raise InputError(f"cannot write trace {target}: {error.strerror or error}") from error
     try:
@@ -76,7 +77,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def _open(path: Path, mode: str) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8", newline="")  # type: ignore[return-value]
-    return open(path, mode, encoding="utf-8", newline="")
+def _open(path: Path, mode: Literal["r", "w"]) -> IO[str]:
+    encoding = "utf-8-sig" if mode == "r" else "utf-8"  # spreadsheets put a byte order mark first
+    if path.suffix != ".gz":
+        return open(path, mode, encoding=encoding, newline="")
+    # neither name nor time in the header, so that the same requests give the same bytes
+    raw = io.FileIO(path, mode)
+    packed = gzip.GzipFile("", mode + "b", fileobj=raw, mtime=0)
+    packed.myfileobj = raw  # closes it with the gzip file
+    return io.TextIOWrapper(packed, encoding=encoding, newline="")

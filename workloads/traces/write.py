@@ -23,9 +23,10 @@ _WRITERS: dict[str, Callable[[IO[str], Iterable[Request]], None]] = {
 def write_trace(path: str | os.PathLike[str], requests: Iterable[Request], format: str = "jsonl") -> None:
     """Write the requests, streaming; gzip if `path` ends in `.gz`. A file appears only when it is complete.
 
-    `jsonl` keeps every field. `azure` and `burstgpt` keep times (to 100 ns, 1 us) and lengths, `mooncake` also
-    the prefix hashes (times to 1 ms). `servegen` fits tables (path `..._rates.csv[.gz]`, tenants as clients).
-    A `measured` run has times of service, which requests have not, so it cannot be written (InputError).
+    `jsonl` keeps every field. `azure` and `burstgpt` keep times (to 100 ns, 1 us) and lengths, `mooncake`
+    also the prefix hashes (times to 1 ms). `servegen` fits tables (path `..._rates.csv[.gz]`, tenants as
+    clients). A `measured` run has times of service, which requests have not, so it cannot be written
+    (InputError).
     """
     format_named(format)
     if format == "servegen":
