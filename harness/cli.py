@@ -109,8 +109,8 @@ def gate(
     from harness.show import gate_table
 
     if update:
-        path = write_baseline(run, baseline)
-        _answer(as_json, {"baseline": str(path)}, lambda: f"wrote {path}")
+        written = write_baseline(run, baseline)
+        _answer(as_json, written, lambda: f"wrote the baseline of scenario {written['scenario']}")
         return
     result = judge(run, baseline)
     _answer(as_json, result.as_dict(), lambda: gate_table(result))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -24,51 +25,59 @@ def cell_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
-    """Arms, speedups with intervals, the verdict, and where the report is."""
+    """Speedups with intervals, what each arm did, the verdict, and where the report is."""
     best = (summary["verdict"]["best_static"] or {}).get("arm")
-    table = Table(title=f"{summary['scenario']}: {len(summary['seeds'])} seeds", title_justify="left")
-    table.add_column("arm")
-    columns = (
-        "tokens/s",
-        "goodput",
-        "TPOT ms",
-        "TTFT p50 ms",
-        "E2E p90 s",
-        "accept. length",
-        "mean K",
-        "swaps",
-        "SLO",
-        f"speedup over {best or 'best static'}",
-    )
-    for name in columns:
-        table.add_column(name, justify="right")
-    for arm, entry in summary["arms"].items():
-        table.add_row(arm, *_arm_cells(entry["mean"]), _speedup(summary, arm, best))
     verdict = summary["verdict"]
-    lines: list[Any] = [table]
+    lines: list[Any] = [_speedups(summary, best), _arms(summary)]
     lines += [Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]]
     lines += [Text(verdict["headline"], "bold"), Text(f"report: {out / 'report.html'}")]
     return Group(*lines)
 
 
-def _arm_cells(mean: Mapping[str, Any]) -> list[str]:
-    shares = mean["k_histogram"]
-    mean_k = sum(int(k) * share for k, share in shares.items()) if shares else None
-    return [
-        _number(mean["tokens_per_second"], 0),
-        _number(mean["goodput"], 0),
-        _number(mean["tpot"]["mean"], 2, 1e3),
-        _number(mean["ttft"]["p50"], 0, 1e3),
-        _number(mean["e2e"]["p90"], 2),
-        _number(mean["acceptance_length"], 2),
-        _number(mean_k, 2),
-        _number(mean["swaps"], 1),
-        _number(mean["slo_attainment"], 3),
-    ]
+def _speedups(summary: Mapping[str, Any], best: str | None) -> Table:
+    seeds = len(summary["seeds"])
+    title = f"{summary['scenario']}: speedup over the same requests, 95% interval, {seeds} paired seeds"
+    over = [arm for arm in dict.fromkeys((best, "none")) if arm in summary["arms"]]
+    table = _table(title, ("arm", *(f"over {arm}" for arm in over), "tokens/s", "goodput"))
+    for arm, entry in summary["arms"].items():
+        mean = entry["mean"]
+        table.add_row(
+            arm,
+            *(_speedup(summary, arm, other) for other in over),
+            _number(mean["tokens_per_second"], 0),
+            _number(mean["goodput"], 0),
+        )
+    return table
 
 
-def _speedup(summary: Mapping[str, Any], arm: str, over: str | None) -> str:
-    if over is None or arm == over:
+def _arms(summary: Mapping[str, Any]) -> Table:
+    columns = ("arm", "TTFT p50 ms", "TPOT ms", "E2E p90 s", "length", "mean K", "swaps", "SLO")
+    table = _table("Mean over seeds; length: acceptance length, bonus token included", columns)
+    for arm, entry in summary["arms"].items():
+        mean = entry["mean"]
+        shares = mean["k_histogram"] or {}
+        table.add_row(
+            arm,
+            _number(mean["ttft"]["p50"], 0, 1e3),
+            _number(mean["tpot"]["mean"], 2, 1e3),
+            _number(mean["e2e"]["p90"], 2),
+            _number(mean["acceptance_length"], 2),
+            _number(sum(int(k) * share for k, share in shares.items()) if shares else None, 2),
+            _number(mean["swaps"], 1),
+            _number(mean["slo_attainment"], 3),
+        )
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _speedup(summary: Mapping[str, Any], arm: str, over: str) -> str:
+    if arm == over:
         return "1"
     pair = next((p for p in summary["pairs"] if p["arm"] == arm and p["over"] == over), None)
     if pair is None:
@@ -83,9 +92,7 @@ def validation_table(result: Mapping[str, Any]) -> Group:
     """Measured against simulated, metric by metric, beside the best public simulator's error."""
     tables: list[Any] = []
     for check in result["checks"]:
-        table = Table(title=check["title"], title_justify="left")
-        for i, name in enumerate(check["columns"]):
-            table.add_column(name, justify="right" if i else "left")
+        table = _table(check["title"], check["columns"])
         for row in check["rows"]:
             table.add_row(*(_cell(v) for v in row))
         tables.append(table)

@@ -56,7 +56,7 @@ def compile_target(target: str, only: Iterable[str] = ()) -> dict[str, Fingerpri
     from kernels.registry import OPS
 
     arch, chip = TARGETS[target]
-    driver.set_active(_CompileOnly(GPUTarget(*arch)))
+    driver.set_active(CompileOnly(GPUTarget(*arch)))
     found: dict[str, Fingerprint] = {}
     for op in OPS.values():
         if only and op.name not in only:
@@ -87,7 +87,7 @@ def is_product(name: str) -> bool:
     return OPS[name.partition("/")[0]].matrix and "BK=" in name
 
 
-class _CompileOnly:
+class CompileOnly:
     """The least a Triton driver must be for `kernel.warmup`."""
 
     def __init__(self, target: Any) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from kernels.models import PROFILED, Model, model
 from kernels.profiling.plan import TRITON, Item, plan
 from kernels.profiling.rows import ERROR, OK, Row, Store, read
+from kernels.profiling.summary import summary
 
 LOST = 3
 """Exit code of a worker whose device answers no more."""
@@ -39,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", action="append", help="only this model; repeatable")
     p.add_argument("--op", action="append", help="only this operation; repeatable")
     p.add_argument("--list", action="store_true", help="print the plan with estimates and stop")
+    p.add_argument(
+        "--jobs", type=int, default=min(12, os.cpu_count() or 1), help="processes that compile first"
+    )
     p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return p
 
@@ -72,22 +77,26 @@ def show(todo: list[Item]) -> None:
 def work(args: argparse.Namespace) -> int:
     """The worker: measure until done, out of budget, or the device is lost."""
     from kernels.profiling.gpu import CudaBackend
+    from kernels.profiling.precompile import compile_ahead
     from kernels.profiling.runner import DeviceLost, run
 
     backend = CudaBackend()
+    begin = backend.now()
+    todo = items(args.model, args.op)
+    if args.jobs > 1:
+        compile_ahead(args.jobs, backend.target, todo)
     store = Store(args.out, resume=args.resume)
     current = _current(args.out)
 
     def before(item: Item) -> None:
-        current.write_text(
-            json.dumps({"op": item.op, "impl": item.impl, "model": item.model, "shape": asdict(item.shape)})
-        )
+        current.write_text(json.dumps(item.described))
 
     def progress(row: Row, elapsed: float) -> None:
         print(f"{elapsed:6.1f} s  {line(row)}", flush=True)
 
     try:
-        outcome = run(items(args.model, args.op), backend, store, args.budget, progress, before)
+        left = args.budget - (backend.now() - begin)
+        outcome = run(todo, backend, store, left, progress, before)
     except DeviceLost as lost:
         print(f"device lost: {lost}", flush=True)
         return LOST
@@ -116,7 +125,9 @@ def supervise(args: argparse.Namespace, command: list[str]) -> int:
         left = end - time.monotonic()
         if left <= 0:
             break
-        full = [*command, "--worker", "--budget", f"{left:.1f}", *(["--resume"] if resume else [])]
+        jobs = 0 if resume and not args.resume else args.jobs  # a restart finds everything compiled
+        full = [*command, "--worker", "--jobs", f"{jobs}", "--budget", f"{left:.1f}"]
+        full += ["--resume"] if resume else []
         code = _watch(full, left + STALL_S)
         if code in (0, 2):
             break
@@ -169,6 +180,7 @@ def _verdict(out: Path) -> int:
     if not out.exists():
         return 2
     rows = read(out)
+    print("\n".join(summary(rows)))
     bad = [row for row in rows if row.status != OK and row.impl.startswith((TRITON, "full"))]
     for row in bad:
         print(line(row))
@@ -190,13 +202,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.worker:
             return work(args)
         items(args.model, args.op)
-        chosen = [
-            part
-            for flag, names in (("--model", args.model), ("--op", args.op))
-            for n in names or ()
-            for part in (flag, n)
-        ]
-        return supervise(args, [sys.executable, "-m", "kernels.profile", "--out", str(args.out), *chosen])
+        command = [sys.executable, "-m", "kernels.profile", "--out", str(args.out)]
+        command += [part for name in args.model or () for part in ("--model", name)]
+        command += [part for name in args.op or () for part in ("--op", name)]
+        return supervise(args, command)
     except ValueError as reason:
         print(f"error: {reason}", file=sys.stderr)
         return 2

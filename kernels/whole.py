@@ -82,7 +82,7 @@ class State:
     shape: WholeShape
     layers: int
     weights: list[Layer]
-    caches: list[tuple[torch.Tensor, torch.Tensor]]
+    caches: list[tuple[torch.Tensor, ...]]
     batch: Batch
     cos_sin: torch.Tensor
     embedding: torch.Tensor
@@ -148,7 +148,7 @@ def make_state(
     return State(
         model, shape, layers,
         [make_layer(model, draft, device, dtype, seed + 100 * i) for i in range(COPIES)],
-        [(randn(cache, device, dtype, seed + i), randn(cache, device, dtype, seed + 50 + i)) for i in range(COPIES)],
+        [tuple(randn(cache, device, dtype, seed + 10 * i + j) for j in (8, 9)) for i in range(COPIES)],
         make_batch(shape.batch, shape.query_tokens, shape.context, model.draft_vocab, device, seed),
         rotary.angles(max(shape.context, 1), model.head_dim, device),
         randn((model.vocab, h), device, dtype, seed + 1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reports.arms import Arm
@@ -10,6 +10,7 @@ from reports.numbers import ABSENT, number
 from reports.tables import Cell, Column, Row, Source, Table, arm_table
 
 Summary = Mapping[str, Any]
+NO_BREAK = "\N{NO-BREAK SPACE}"
 PERCENTILES = ("mean", "p50", "p90", "p99")
 
 
@@ -25,15 +26,23 @@ def per_arm_tables(arms: Sequence[Arm], summary: Summary) -> list[Table]:
 
 
 def label_tables(arms: Sequence[Arm], summary: Summary, part: str) -> list[Table]:
-    """`by_domain` or `by_tenant`: one table per figure, a column per label. Empty with fewer than two labels."""
+    """`by_domain` or `by_tenant`: one table per figure, a column per label; none with one label only."""
     labels = sorted({label for a in summary["arms"].values() for label in a["mean"][part]})
     if len(labels) < 2:
         return []
     what = part.removeprefix("by_")
     return [
-        _by_label(f"Acceptance length by {what}, tokens", arms, labels, summary, part, "acceptance_length", 1.0),
         _by_label(
-            f"Engine time per output token by {what}, ms", arms, labels, summary, part, "engine_time_per_token", 1e3
+            f"Acceptance length by {what}, tokens", arms, labels, summary, part, "acceptance_length", 1.0
+        ),
+        _by_label(
+            f"Engine time per output token by {what}, ms",
+            arms,
+            labels,
+            summary,
+            part,
+            "engine_time_per_token",
+            1e3,
         ),
         _by_label(f"SLO attainment by {what}, %", arms, labels, summary, part, "slo_attainment", 100.0, 2),
     ]
@@ -44,7 +53,7 @@ def k_table(arms: Sequence[Arm], summary: Summary) -> Table:
     found = {arm.name: (summary["arms"].get(arm.name) or _NOTHING)["mean"]["k_histogram"] for arm in arms}
     ks = sorted({int(k) for shares in found.values() if shares for k in shares})
     rows = tuple(Row(arm.name, tuple(_share(found[arm.name], k) for k in ks), arm) for arm in arms)
-    columns = tuple(Column(f"K = {k}", "%") for k in ks)
+    columns = tuple(Column(f"K = {k}".replace(" ", NO_BREAK), "%") for k in ks)
     return Table("K: share of decode steps", columns, rows, note="K is the number of draft tokens of a step.")
 
 
@@ -67,7 +76,13 @@ def _service(arms: Sequence[Arm], summary: Summary) -> Table:
         _metric(summary, "slo_attainment", "SLO attainment", "%", 100.0, 2),
         _metric(summary, "engine_time_per_token", "engine time per token", "ms", 1e3),
         _metric(summary, "duration", "duration"),
-        _metric(summary, "acceptance_length", "acceptance length (bonus included)", "tokens / verify step", digits=3),
+        _metric(
+            summary,
+            "acceptance_length",
+            "acceptance length (bonus included)",
+            "tokens / verify step",
+            digits=3,
+        ),
     ]
     return arm_table("Service", sources, arms, summary)
 
@@ -77,7 +92,7 @@ def _latency(arms: Sequence[Arm], summary: Summary) -> Table:
     for name, unit, factor in (("ttft", "ms", 1e3), ("tpot", "ms", 1e3), ("e2e", "s", 1.0)):
         for point in PERCENTILES:
             column = Column(point, unit, summary["metrics"][name]["better"], name.upper())
-            sources.append(Source(column, lambda arm, n=name, p=point: arm["mean"][n][p], factor))  # type: ignore[misc]
+            sources.append(Source(column, _at("mean", name, point), factor))
     return arm_table("Latency", sources, arms, summary, "Percentiles within a seed, averaged over seeds.")
 
 
@@ -91,21 +106,33 @@ def _training(arms: Sequence[Arm], summary: Summary) -> Table:
     ]
     bases = sorted({a["mean"]["trainer_cost_basis"] for a in summary["arms"].values()} - {None, "none"})
     said = {
-        "busy": "trainer cost counts the seconds the trainer worked",
-        "held": "trainer cost counts the whole run, for the log does not say when the trainer worked",
+        "busy": "Trainer cost counts the seconds the trainer worked.",
+        "held": "Trainer cost counts the whole run: the log does not say when the trainer worked.",
     }
     return arm_table(
-        "Swaps, stalls and training", sources, arms, summary, "; ".join(said.get(b, b) for b in bases)
+        "Swaps, stalls and training", sources, arms, summary, " ".join(said.get(b, b) for b in bases)
     )
 
 
 def _requests(arms: Sequence[Arm], summary: Summary) -> Table:
-    statuses = list(dict.fromkeys(s for arm in summary["arms"].values() for s in arm["requests"]))
-    sources = [
-        Source(Column(status), lambda arm, s=status: arm["requests"].get(s), digits=0)  # type: ignore[misc]
-        for status in statuses
-    ]
+    statuses = next(iter(summary["arms"].values()))["requests"]
+    sources = [Source(Column(status), _at("requests", status), digits=0) for status in statuses]
     return arm_table("Requests by status, all seeds together", sources, arms, summary)
+
+
+def _at(*path: str, absent: str = "") -> Callable[[Mapping[str, Any]], float | None]:
+    """Reads one number out of an arm's entry; only the key `absent` may be missing on the way."""
+
+    def read(arm: Mapping[str, Any]) -> float | None:
+        found: Any = arm
+        for key in path:
+            if key == absent and key not in found:
+                return None
+            found = found[key]
+        value: float | None = found
+        return value
+
+    return read
 
 
 def _metric(
@@ -120,7 +147,7 @@ def _metric(
     """A metric's column: unit and better-direction as summary.json has them unless shown in another unit."""
     note = summary["metrics"][name]
     column = Column(title, unit or note["unit"], note["better"], group)
-    return Source(column, lambda arm: arm["mean"][name], factor, digits)
+    return Source(column, _at("mean", name), factor, digits)
 
 
 def _by_label(
@@ -133,8 +160,6 @@ def _by_label(
     factor: float,
     digits: int = 3,
 ) -> Table:
-    sources = [
-        Source(Column(label), lambda arm, x=label: (arm["mean"][part].get(x) or {}).get(metric), factor, digits)  # type: ignore[misc]
-        for label in labels
-    ]
+    path = ("mean", part)
+    sources = [Source(Column(x), _at(*path, x, metric, absent=x), factor, digits) for x in labels]
     return arm_table(caption, sources, arms, summary)

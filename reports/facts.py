@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup, escape
+
 MODES = {"sim": "simulated", "live": "measured on a live server"}
 
 
@@ -25,16 +27,33 @@ def question(info: Mapping[str, Any]) -> str:
     return str(scenario.get("question", "")) if isinstance(scenario, Mapping) else ""
 
 
+def headlines(verdict: Mapping[str, Any]) -> list[Markup]:
+    """The verdict's headline by sentence, with the arms set as names: an arm may be called `goodput`."""
+    found = []
+    for sentence in verdict["headline"].split("; "):
+        text = escape(sentence + ".")
+        for finding in verdict["findings"]:
+            if sentence.startswith(f"{finding['arm']} is "):
+                name, over = (Markup("<code>{}</code>").format(finding[key]) for key in ("arm", "over"))
+                said = sentence.removeprefix(finding["arm"]).partition(f" {finding['over']}: ")
+                text = Markup("{}{} {}: {}.").format(name, said[0], over, said[2])
+        found.append(text)
+    return found
+
+
 def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fact]:
     """Mode, workload, sources of latency and acceptance, seeds, requests, time and commit."""
     configuration = info.get("configuration") or {}
     made = info.get("provenance") or {}
     seeds = ", ".join(str(s) for s in summary["seeds"])
     facts = [
-        Fact("Mode", MODES.get(info["mode"], info["mode"])),
         source_fact("Latency", info.get("latency")),
         source_fact("Acceptance", info.get("acceptance")),
-        Fact("Arrivals and lengths", f"trace {configuration['trace']}" if configuration.get("trace") else "scenario"),
+        Fact("Mode", MODES.get(info["mode"], info["mode"])),
+        Fact(
+            "Arrivals and lengths",
+            f"trace {configuration['trace']}" if configuration.get("trace") else "scenario",
+        ),
         Fact("Seeds", f"{len(summary['seeds'])} ({seeds}), paired: every arm sees the same requests"),
     ]
     if configuration.get("requests"):
@@ -71,7 +90,9 @@ def reproduction(info: Mapping[str, Any]) -> list[str]:
     if git:
         lines.append(f"git checkout {git['commit']}")
         if git.get("dirty"):
-            lines.append("# the checkout had uncommitted changes: this commit alone may not give the same numbers")
+            lines.append(
+                "# the checkout had uncommitted changes: this commit alone may not give the same numbers"
+            )
     lines.append(str(made.get("command") or "# the command was not recorded"))
     return lines
 

@@ -41,13 +41,16 @@ def _panel(axes: Axes, arms: Sequence[Arm], summary: Summary, over: str) -> None
     title = TITLES.get(summary["headline_ratio"], summary["headline_ratio"])
     axes.set_title(f"{title} over {shorten(over, 24)}")
     axes.axvline(1.0, color=light("ink"), linewidth=0.8)
+    backdrop = []
     for place, arm in enumerate(arms):
         found = _found(summary, arm.name, over)
         if found is None or found["estimate"] is None:
-            axes.text(1.0, place, " reference" if arm.name == over else " not measured", va="center",
-                      color=light("muted"))  # fmt: skip
-            continue
-        _arm(axes, place, arm, found)
+            _say(axes, (1.0, place), "reference" if arm.name == over else "not measured")
+        elif arm.token == "arm-none":
+            backdrop.append((place, arm, found))
+        else:
+            _arm(axes, place, arm, found)
+    _backdrop(axes, backdrop)
     axes.set_yticks(range(len(arms)), [arm.short for arm in arms])
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
@@ -66,6 +69,31 @@ def _arm(axes: Axes, place: int, arm: Arm, found: Mapping[str, Any]) -> None:
         axes.plot([found["low"], found["high"]], [place, place], color=arm.colour, linewidth=1.6)
     face = arm.colour if found["low"] is not None else "none"
     axes.plot([found["estimate"]], [place], "o", color=arm.colour, markerfacecolor=face, markersize=4)
+
+
+def _backdrop(axes: Axes, rows: Sequence[tuple[int, Arm, Mapping[str, Any]]]) -> None:
+    """The arm without speculation: far out, it is told in words, so that the rest keeps its scale."""
+    low, high = axes.get_xlim()
+    for place, arm, found in rows:
+        if low - (high - low) < found["estimate"] < high + (high - low):
+            _arm(axes, place, arm, found)
+            continue
+        left = found["estimate"] < low
+        edge, sign = (low, f"◂ {ratio_text(found)}") if left else (high, f"{ratio_text(found)} ▸")
+        _say(axes, (edge, place), sign, "left" if left else "right")
+
+
+def _say(axes: Axes, where: tuple[float, float], text: str, side: str = "left") -> None:
+    axes.annotate(
+        text,
+        where,
+        xytext=(4 if side == "left" else -4, 0),
+        textcoords="offset points",
+        va="center",
+        ha=side,
+        color=light("muted"),
+        bbox={"facecolor": light("paper"), "edgecolor": "none", "pad": 1.0},
+    )
 
 
 def _found(summary: Summary, arm: str, over: str) -> Mapping[str, Any] | None:

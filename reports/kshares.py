@@ -44,7 +44,9 @@ def kshares_figure(arms: Sequence[Arm], series: Series, form: str) -> Markup | N
         axes[-1].set_xlabel("time since the run began, s")
         axes[-1].xaxis.set_major_locator(MaxNLocator(5 if form == NARROW else 10))
         axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
-        alt = f"Share of decode steps by K over time, one strip per arm: {', '.join(a.name for a in varying)}."
+        alt = (
+            f"Share of decode steps by K over time, one strip per arm: {', '.join(a.name for a in varying)}."
+        )
         return inline_svg(figure, "kshares", form, alt)
 
 
@@ -54,7 +56,9 @@ def _strip(axes: Axes, arm: Arm, series: Series) -> None:
     # A bin without a decode step stays blank: its shares are None and stack to nothing.
     heights = np.array([[v or 0.0 for v in shares[k]] for k in ks])
     steps = np.hstack([heights, heights[:, -1:]])
-    axes.stackplot(series["edges"], steps, colors=[light(k_token(int(k))) for k in ks], step="post", linewidth=0)
+    axes.stackplot(
+        series["edges"], steps, colors=[light(k_token(int(k))) for k in ks], step="post", linewidth=0
+    )
     axes.set_title(arm.short)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1], ["0", "1"])

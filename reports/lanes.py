@@ -23,7 +23,9 @@ LETTER = 0.056
 
 def shown_domains(series: Series) -> list[str]:
     """Domains of the traffic, by first appearance; empty when there is only one: nothing to tell apart."""
-    firsts = {name: next((i for i, v in enumerate(shares) if v), None) for name, shares in series["domains"].items()}
+    firsts = {
+        name: next((i for i, v in enumerate(shares) if v), None) for name, shares in series["domains"].items()
+    }
     found = sorted((first, name) for name, first in firsts.items() if first is not None)
     return [name for _, name in found] if len(found) > 1 else []
 
@@ -45,7 +47,9 @@ def draw_domains(axes: Axes, series: Series, names: Sequence[str], inches: float
         for start, stop in _runs(own > 0.6):
             width = (edges[stop] - edges[start]) / (edges[-1] or 1.0) * inches * 0.9
             if width > LETTER * len(name):
-                axes.text((edges[start] + edges[stop]) / 2, 0.46, name, ha="center", va="center", fontsize=6.5)
+                axes.text(
+                    (edges[start] + edges[stop]) / 2, 0.46, name, ha="center", va="center", fontsize=6.5
+                )
 
 
 def lane_names(arms: Sequence[Arm], shared: Sequence[Mark], own: Mapping[str, Sequence[Mark]]) -> list[str]:
@@ -55,7 +59,11 @@ def lane_names(arms: Sequence[Arm], shared: Sequence[Mark], own: Mapping[str, Se
 
 
 def draw_lanes(
-    axes: Axes, arms: Sequence[Arm], lanes: Sequence[str], shared: Sequence[Mark], own: Mapping[str, Sequence[Mark]]
+    axes: Axes,
+    arms: Sequence[Arm],
+    lanes: Sequence[str],
+    shared: Sequence[Mark],
+    own: Mapping[str, Sequence[Mark]],
 ) -> None:
     """A row per lane with a sign per event."""
     by_name = {arm.name: arm for arm in arms}
@@ -77,7 +85,9 @@ def draw_lanes(
 def _signs(axes: Axes, row: int, marks: Sequence[Mark], own: str) -> None:
     right = axes.get_xlim()[1] or 1.0
     for key, glyph in GLYPHS.items():
-        times = sorted({round(m.time / right * RESOLUTION) * right / RESOLUTION for m in marks if m.glyph == key})
+        times = sorted(
+            {round(m.time / right * RESOLUTION) * right / RESOLUTION for m in marks if m.glyph == key}
+        )
         if times:
             colour = glyph.colour(own)
             face = colour if glyph.filled else "none"

@@ -49,7 +49,7 @@ GLYPHS = {
     "failed swap": Glyph("x", 4.5, 0.0, "bad", True, "failed swap", "×"),
     "verifier_update": Glyph("v", 4.5, 0.0, "ink", True, "verifier update", "▼"),
     "fault": Glyph("^", 4.5, 0.0, "bad", True, "fault", "▲"),
-    "shift": Glyph(">", 3.5, 0.0, "muted", True, "shift of the traffic", "▶"),
+    "shift": Glyph(">", 3.5, 0.0, "muted", True, "shift of the traffic (dashed line)", "┆"),
     "other": Glyph("s", 3.0, 0.0, "ink", False, "other event (see the list of events)", "□"),
 }
 
@@ -69,7 +69,9 @@ def read_mark(event: Mapping[str, Any]) -> Mark:
     return Mark(time, kind if kind == "publish" else "other", kind)
 
 
-def split_marks(by_arm: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[Mark], dict[str, list[Mark]]]:
+def split_marks(
+    by_arm: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> tuple[list[Mark], dict[str, list[Mark]]]:
     """(shared by all arms, own marks of each arm).
 
     A shift, fault or verifier update reaches every arm at the same request, so at slightly different

@@ -28,7 +28,7 @@ LISTED_EVENTS = 400
 
 
 def render(run: Run) -> str:
-    """The report of an opened run as HTML text. InputError when the run has no summary, or another layout of it."""
+    """The report of an opened run as HTML text. InputError without a summary that it can read."""
     summary = run.summary
     if summary is None:
         raise InputError(f"{run.path} has no summary.json, so there is nothing to draw; simulate it anew")
@@ -57,7 +57,7 @@ def render(run: Run) -> str:
 
 
 def _head(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
-    first, *others = summary["verdict"]["headline"].split("; ")
+    first, *others = facts.headlines(summary["verdict"])
     return {
         "question": facts.question(run.info),
         "facts": facts.header_facts(run.info, summary),

@@ -8,6 +8,7 @@ they reach 3:1 on white and lightened for dark; line style tells the kind of arm
 from __future__ import annotations
 
 INKS = {
+    "paper": ("#ffffff", "#14171b"),
     "ink": ("#1b1f24", "#e6e8eb"),
     "muted": ("#5c6670", "#9aa4ae"),
     "grid": ("#dfe3e7", "#30363d"),
@@ -39,7 +40,7 @@ DOMAINS = (
 )
 
 K_ZERO = ("#c3c9cf", "#4a525a")
-K_STEPS = ("#f3c969", "#e49b4f", "#d0703f", "#b24a45", "#8c3452", "#652a5c", "#40235a", "#241a4a")
+K_STEPS = ("#e9f2a8", "#bfe0a5", "#83cbb0", "#45b1c0", "#2a8fc0", "#2b6ab0", "#2f4696", "#2a2a6b")
 """K = 1, 2, ...: light to dark, the same on both backgrounds; the last serves every deeper K."""
 
 

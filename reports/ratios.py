@@ -47,11 +47,12 @@ def speedup_table(arms: Sequence[Arm], summary: Summary) -> Table:
     rows = []
     for arm in arms:
         cells = [c for other in over for c in ratio_cells(summary, arm.name, other, name)]
-        rows.append(Row(arm.name, (Cell(arm.kind), *cells, _found(found.get(arm.name))), arm))
+        rows.append(Row(arm.name, (Cell(arm.kind, mark="left"), *cells, _found(found.get(arm.name))), arm))
     return Table(
         f"{TITLES.get(name, name)} with 95% interval",
-        (Column("kind"), *columns, Column("verdict")),
+        (Column("kind", left=True), *columns, Column("verdict", left=True)),
         tuple(rows),
+        note=_dashes(arms, summary, over, [name]),
     )
 
 
@@ -66,7 +67,9 @@ def other_table(arms: Sequence[Arm], summary: Summary) -> Table | None:
     for arm in arms:
         marks = against.get(arm.name, [])
         cells = [
-            c for n in names for c in ratio_cells(summary, arm.name, over[0], n, "worse" if n in marks else "")
+            c
+            for n in names
+            for c in ratio_cells(summary, arm.name, over[0], n, "worse" if n in marks else "")
         ]
         rows.append(Row(arm.name, tuple(cells), arm))
     columns = tuple(c for n in names for c in _ratio_columns(TITLES.get(n, n)))
@@ -74,7 +77,8 @@ def other_table(arms: Sequence[Arm], summary: Summary) -> Table | None:
         f"Other ratios over {over[0]}, each with its 95% interval",
         columns,
         tuple(rows),
-        note="Every ratio reads: above 1 is better. Latencies and engine time are inverted for that.",
+        note="Every ratio reads: above 1 is better; latencies are inverted for that."
+        + _dashes(arms, summary, over, names),
     )
 
 
@@ -83,7 +87,11 @@ def matrix_table(arms: Sequence[Arm], summary: Summary) -> Table:
     name = summary["headline_ratio"]
     columns = tuple(c for other in arms for c in _ratio_columns(f"over {other.name}"))
     rows = tuple(
-        Row(arm.name, tuple(c for other in arms for c in ratio_cells(summary, arm.name, other.name, name)), arm)
+        Row(
+            arm.name,
+            tuple(c for other in arms for c in ratio_cells(summary, arm.name, other.name, name)),
+            arm,
+        )
         for arm in arms
     )
     return Table(f"{TITLES.get(name, name)} of every pair: row over column", columns, rows)
@@ -98,13 +106,19 @@ def ratio_cells(summary: Summary, arm: str, over: str, name: str, mark: str = ""
     if ratios is None:
         return Cell(ABSENT, mark="quiet"), Cell("not in the summary", mark="quiet")
     found = ratios[name]
-    reason = found["reason"] if found["low"] is None else ""
-    shown = Cell(interval(found), data=data | {"part": "interval"}) if not reason else Cell(reason, mark="quiet")
+    shown = Cell(interval(found), data=data | {"part": "interval"})
     return Cell(estimate(found), mark=mark, data=data | {"part": "estimate"}), shown
 
 
+def _dashes(arms: Sequence[Arm], summary: Summary, over: Sequence[str], names: Sequence[str]) -> str:
+    """Why some of these ratios have no value or no interval, each reason once."""
+    pairs = [found for arm in arms for other in over if (found := pair(summary, arm.name, other))]
+    reasons = [found[name]["reason"] for found in pairs for name in names if found[name]["low"] is None]
+    return "".join(f" A dash: {reason}." for reason in dict.fromkeys(reasons))
+
+
 def _ratio_columns(group: str) -> tuple[Column, Column]:
-    return Column("×", "", "higher", group), Column("95% interval", "", "neither", group)
+    return Column("ratio", "", "higher", group), Column("95% interval", "", "higher", group)
 
 
 def _found(finding: Mapping[str, Any] | None) -> Cell:
@@ -115,4 +129,4 @@ def _found(finding: Mapping[str, Any] | None) -> Cell:
         text += ", beats every static arm"
     if finding["against"]:
         text += f", but worse: {', '.join(TITLES.get(n, n) for n in finding['against'])}"
-    return Cell(text, mark=str(finding["outcome"]))
+    return Cell(text, mark=f"left {finding['outcome']}")

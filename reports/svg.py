@@ -1,10 +1,10 @@
-"""matplotlib figures as inline SVG: themed by CSS variables, deterministic, unique ids, no outside reference."""
+"""matplotlib figures as inline SVG: themed by CSS variables, the same bytes every time, self-contained."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ WIDE, NARROW = "wide", "narrow"
 WIDTHS = {WIDE: 9.4, NARROW: 4.0}
 """Inches per form of a figure: the page shows one of the two, by its width."""
 
-_RC: Mapping[str, Any] = {
+_RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 7.5,
@@ -51,7 +51,8 @@ _RC: Mapping[str, Any] = {
 @contextmanager
 def drawing(key: str) -> Iterator[None]:
     """Settings under which a figure is both made and written; `key` must be unique on the page."""
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_RC, "svg.hashsalt": key}):
+    settings: Any = dict(matplotlib.rcParamsDefault) | _RC | {"svg.hashsalt": key}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -70,7 +71,8 @@ def inline_svg(figure: Figure, key: str, form: str, alt: str) -> Markup:
     assert view is not None
     body = _compact(text[text.index(">") + 1 :], f"{key}-{form}")
     head = f'<svg class="figure {form}" viewBox="{view[1]}" role="img" aria-label="{escape(alt)}">'
-    return Markup(head + body)  # noqa: S704  matplotlib escapes what it writes, and `alt` is escaped here
+    # Safe: matplotlib escapes the text that it writes, and `alt` is escaped here.
+    return Markup(head + body)
 
 
 def _compact(body: str, prefix: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from reports.arms import Arm
@@ -24,7 +25,9 @@ class Column:
     unit: str = ""
     better: str = "neither"
     group: str = ""
-    """Heading over neighbouring columns of the same group."""
+    """Heading over neighbouring columns of the same group; it then carries their unit and direction."""
+    left: bool = False
+    """Text, set to the left, rather than numbers."""
 
     @property
     def arrow(self) -> tuple[str, str]:
@@ -62,15 +65,13 @@ class Table:
     note: str = ""
 
     @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Runs of columns under one heading: (heading, how many); empty when no column has one."""
-        runs: list[tuple[str, int]] = []
-        for column in self.columns:
-            if runs and runs[-1][0] == column.group:
-                runs[-1] = (column.group, runs[-1][1] + 1)
-            else:
-                runs.append((column.group, 1))
-        return runs if any(name for name, _ in runs) else []
+    def groups(self) -> list[tuple[Column, int]]:
+        """Runs of columns under one heading: (first column, how many); empty when no column has a heading."""
+        runs = [(columns[0], len(columns)) for _, columns in self._runs()]
+        return runs if any(column.group for column, _ in runs) else []
+
+    def _runs(self) -> list[tuple[str, list[Column]]]:
+        return [(name, list(columns)) for name, columns in groupby(self.columns, lambda c: c.group)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports.arms import Arm
@@ -43,9 +44,12 @@ PANELS = (
 
 
 def shown_panels(series: Series) -> tuple[list[Panel], list[Panel]]:
-    """(panels that some arm has numbers for, panels without any)."""
+    """(panels that some arm has numbers for, panels without any); tokens/s only where goodput is nothing."""
     have = [p for p in PANELS if any(_known(curves.get(p.curve)) for curves in series["arms"].values())]
-    return have, [p for p in PANELS if p not in have]
+    empty = [p for p in PANELS if p not in have]
+    served = any(any(curves["goodput"]) for curves in series["arms"].values())
+    spare = "tokens_per_second" if served else "goodput"
+    return [p for p in have if p.curve != spare], empty
 
 
 def timeline_figure(arms: Sequence[Arm], series: Series, form: str) -> Markup | None:
@@ -58,8 +62,8 @@ def timeline_figure(arms: Sequence[Arm], series: Series, form: str) -> Markup | 
     lanes, strip = lane_names(arms, shared, own), shown_domains(series)
     heights = [0.2] * bool(strip) + [PANEL] * len(panels) + [0.16 * len(lanes) + 0.04] * bool(lanes)
     with drawing(f"timeline-{form}"):
-        figure = Figure(figsize=(WIDTHS[form], sum(heights) + 0.22 * len(heights) + 0.4), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[union-attr]
+        size = (WIDTHS[form], sum(heights) + 0.22 * len(heights) + 0.4)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.02, hspace=0.0))
         axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
         axes[0].set_xlim(series["edges"][0], series["edges"][-1])
         if strip:
@@ -80,10 +84,11 @@ def _panel(axes: Axes, panel: Panel, arms: Sequence[Arm], series: Series) -> Non
         mean, low, high = (_curve(series[part], arm.name, panel.curve) for part in ("arms", "low", "high"))
         if not np.isfinite(mean).any():
             continue
-        if (high > low).any():
+        if arm.focus and (high > low).any():
             axes.fill_between(middle, low, high, color=arm.colour, alpha=0.1, linewidth=0)
         style = (0, arm.dashes) if arm.dashes else "-"
-        order = 3 if arm.focus else 2
+        # Thin broken lines over heavy solid ones: where arms coincide, both stay visible.
+        order = 2 if arm.focus and not arm.dashes else 3
         axes.plot(middle, mean, color=arm.colour, linewidth=arm.width, linestyle=style, zorder=order)
     axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
@@ -108,9 +113,13 @@ def _finish(axes: Sequence[Axes], series: Series, shared: Sequence[Mark], strip:
     if not strip:
         for mark in (m for m in shared if m.glyph == "shift"):
             axes[0].annotate(
-                f" {mark.label}", (mark.time, 1.0), xycoords=("data", "axes fraction"), va="top", fontsize=6.5,
+                f" {mark.label}",
+                (mark.time, 1.0),
+                xycoords=("data", "axes fraction"),
+                va="top",
+                fontsize=6.5,
                 color=light("muted"),
-            )  # fmt: skip
+            )
     axes[-1].set_xlabel("time since the run began, s")
     axes[-1].xaxis.set_major_locator(MaxNLocator(5 if form == NARROW else 10))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))

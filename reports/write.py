@@ -9,7 +9,7 @@ from harness.errors import InputError
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """Draw the drift report of the run directory `run` into `out` (default: RUN/report.html); return its path.
+    """Draw the drift report of the run directory `run` into `out` (default: RUN/report.html); return it.
 
     One file that needs nothing else, the same bytes for the same run. Readers see the old file or the
     new one, never half. Raises InputError when `run` is not a run, has no summary, or `out` cannot be

@@ -78,7 +78,9 @@ class BanditSettings:
     review_ticks: int = 6
     """Ticks between looks at the drafter choice, at a candidate, and at step costs."""
     confidence: float = 1.64
-    """Standard errors by which a change of drafter must win: one-sided 95%."""
+    """Standard errors by which a rollback must win: one-sided 95%."""
+    publish_confidence: float = 0.5
+    """Standard errors by which a candidate must win; more after one that did not hold."""
     switch_horizon: float = 30.0
     """Seconds for which a change between resident versions is assumed to be worth something at least."""
     swap_limit: float = 60.0
@@ -110,7 +112,7 @@ class Bandit(Policy):
         )
         self._clock = Clock(context.swap_stall)
         self._pacing = TrainerPacing(s.plateau, s.patience, s.mix_change)
-        self._publisher = Publisher(s.confidence, s.swap_limit)
+        self._publisher = Publisher(s.publish_confidence, s.swap_limit)
         prior = np.tile(context.hazards, (MAX_GROUPS, 1))
         self._drafters = Drafters(prior, s.memory, s.fastest, TRAINED if context.trainer else STATIC)
         self._tick = 0

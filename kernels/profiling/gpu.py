@@ -49,6 +49,13 @@ class CudaBackend:
         self.clock = SmClock(str(getattr(self.properties, "uuid", "")))
         self.stream = torch.cuda.Stream()
 
+    @property
+    def target(self) -> tuple[str, int | str, int]:
+        """What Triton compiles for, as in `GPUTarget`."""
+        if torch.version.hip is not None:
+            return ("hip", self.properties.gcnArchName.split(":")[0], 64)
+        return ("cuda", 10 * self.properties.major + self.properties.minor, 32)
+
     def now(self) -> float:
         return time.monotonic()
 

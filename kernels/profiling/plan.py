@@ -71,6 +71,11 @@ class Item:
         return key(self.op, self.impl, asdict(self.shape))
 
     @property
+    def described(self) -> dict[str, Any]:
+        """The fields that a row shares with its item."""
+        return {"op": self.op, "impl": self.impl, "model": self.model, "shape": asdict(self.shape)}
+
+    @property
     def cost(self) -> Cost:
         return OPS[self.op].cost(self.shape)
 
@@ -100,12 +105,15 @@ def plan(peers: Peers | None = None, models: Iterable[Model] = PROFILED) -> list
 
 
 def checks(model: Model) -> list[Item]:
-    """Correctness at full size, the whole reference computed: of each op, the heaviest of its first shapes."""
+    """Correctness at full size against the whole reference: of each op, the heaviest of its first shapes."""
+
+    def weight(cost: Cost) -> float:
+        return cost.cold_bytes + cost.warm_bytes + cost.flops / 200
+
     items = []
     for place, (name, op) in enumerate(OPS.items()):
-        shape = max(
-            op.shapes(model)[:FIRST], key=lambda s, op=op: op.cost(s).cold_bytes + op.cost(s).flops / 200
-        )
+        costs = [(weight(op.cost(shape)), i) for i, shape in enumerate(op.shapes(model)[:FIRST])]
+        shape = op.shapes(model)[max(costs)[1]]
         items.append(Item(-2.0 + place / 100, name, FULL_CHECK, model.name, shape))
     return items
 

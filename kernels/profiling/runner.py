@@ -138,7 +138,7 @@ def measure(item: Item, backend: Backend, ceilings: Ceilings) -> Row:
 
     def row(status: str, **values: object) -> Row:
         return Row(
-            item.op, item.impl, item.model, asdict(item.shape), "bf16", status,
+            **item.described, dtype="bf16", status=status,
             device=ceilings.device, versions=ceilings.versions, commit=ceilings.commit, **values,  # type: ignore[arg-type]
         )  # fmt: skip
 

@@ -199,20 +199,23 @@ class Log:
     k: list[int] = field(default_factory=list)
     """K in force at the batch size of the moment."""
     version: list[int] = field(default_factory=list)
+    batch: list[float] = field(default_factory=list)
+    """Sequences that decoded in each tick."""
     made: list[int] = field(default_factory=list)
     """Tokens of each tick."""
     plans: list[Plan] = field(default_factory=list)
 
     def add(self, observation: Observation, plan: Plan, batch: int) -> None:
         self.time.append(observation.time)
+        self.batch.append(observation.batch)
         self.k.append(plan.k(batch))
         self.version.append(-1 if observation.drafter == STATIC else observation.drafter_version)
         self.plans.append(plan)
 
-    def goodput_where(self, phase: Callable[[float], bool], after: float = 0.0) -> float:
-        """Tokens per second over the ticks that ended in `phase`, from `after` on."""
+    def goodput_at(self, batch: int, after: float) -> float:
+        """Tokens per second over the ticks that decoded `batch` sequences, from `after` on."""
         seconds = np.diff(self.time, prepend=0.0)
-        chosen = np.array([phase(time) and time > after for time in self.time])
+        chosen = (np.array(self.batch) == batch) & (np.array(self.time) > after)
         return float(np.array(self.made)[chosen].sum() / seconds[chosen].sum())
 
     @property

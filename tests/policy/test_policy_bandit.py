@@ -35,24 +35,24 @@ def test_beats_every_static_k_when_the_best_one_changes(seed: int) -> None:
 
 
 def test_no_static_k_serves_both_loads_as_well() -> None:
-    """Batch 1 wants K = 7, batch 250 wants K = 2: the bandit is near the best in each phase."""
+    """Batch 4 wants K = 5, batch 250 wants K = 2: the bandit is near the best in each phase."""
 
     def high(time: float) -> bool:
         return int(time / 15) % 2 == 1
 
     world = World(
-        batch=lambda time: 250 if high(time) else 1,
+        batch=lambda time: 250 if high(time) else 4,
         hazards=lambda time, domain, version: shifted(HAZARDS, 0.6),
     )
 
     def both(spec: str) -> np.ndarray:
         log = play(spec, world, 240.0)
-        return np.array([log.goodput_where(high, 60.0), log.goodput_where(lambda t: not high(t), 60.0)])
+        return np.array([log.goodput_at(250, after=60.0), log.goodput_at(4, after=60.0)])
 
     statics = np.array([both(spec) for spec in STATICS])
     regret = 1.0 - statics / statics.max(axis=0)
-    assert regret.max(axis=1).min() > 0.08
-    assert (1.0 - both("bandit") / statics.max(axis=0)).max() < 0.03
+    assert regret.max(axis=1).min() > 0.035
+    assert (1.0 - both("bandit") / statics.max(axis=0)).max() < 0.025
 
 
 def test_costs_little_where_there_is_nothing_to_adapt_to() -> None:
