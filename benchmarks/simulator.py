@@ -103,7 +103,9 @@ def main() -> None:
         measure(200, policy)
         print(line(f"specdrift, {policy}", measure(requests, policy)))
         return
-    print(f"{'':34s} {'requests':>9} {'CPU s':>8} {'steps/s':>9} {'tokens/s':>11} {'batch':>6} {'peak MiB':>9}")
+    print(
+        f"{'':34s} {'requests':>9} {'CPU s':>8} {'steps/s':>9} {'tokens/s':>11} {'batch':>6} {'peak MiB':>9}"
+    )
     for policy in ("static:3", "bandit"):
         print(in_own_process(10_000, policy), end="")
     for requests in (10_000, 100_000) if options.quick else (10_000, 100_000, 1_000_000):

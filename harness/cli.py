@@ -86,7 +86,9 @@ def validate(
 @app.command()
 def report(
     run: RunDir,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="HTML file; default: RUN/report.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="HTML file; default: RUN/report.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw the HTML drift report of a run."""

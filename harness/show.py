@@ -29,7 +29,9 @@ def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
     best = (summary["verdict"]["best_static"] or {}).get("arm")
     verdict = summary["verdict"]
     lines: list[Any] = [_speedups(summary, best), _arms(summary)]
-    lines += [Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]]
+    lines += [
+        Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]
+    ]
     lines += [Text(verdict["headline"], "bold"), Text(f"report: {out / 'report.html'}")]
     return Group(*lines)
 
@@ -37,7 +39,7 @@ def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
 def _speedups(summary: Mapping[str, Any], best: str | None) -> Table:
     seeds = len(summary["seeds"])
     title = f"{summary['scenario']}: speedup over the same requests, 95% interval, {seeds} paired seeds"
-    over = [arm for arm in dict.fromkeys((best, "none")) if arm in summary["arms"]]
+    over = [arm for arm in dict.fromkeys((best, "none")) if arm and arm in summary["arms"]]
     table = _table(title, ("arm", *(f"over {arm}" for arm in over), "tokens/s", "goodput"))
     for arm, entry in summary["arms"].items():
         mean = entry["mean"]

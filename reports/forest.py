@@ -14,7 +14,7 @@ from reports.arms import Arm, shorten
 from reports.numbers import ratio_text
 from reports.palette import light
 from reports.ratios import TITLES, pair, references
-from reports.svg import NARROW, WIDTHS, drawing, inline_svg, quiet_grid
+from reports.svg import NARROW, STEPS, WIDTHS, drawing, inline_svg, quiet_grid
 
 Summary = Mapping[str, Any]
 ROW = 0.23
@@ -53,7 +53,7 @@ def _panel(axes: Axes, arms: Sequence[Arm], summary: Summary, over: str) -> None
     _backdrop(axes, backdrop)
     axes.set_yticks(range(len(arms)), [arm.short for arm in arms])
     axes.set_ylim(len(arms) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
+    axes.xaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3, steps=STEPS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.margins(x=0.08)
     axes.spines["left"].set_visible(False)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports.arms import Arm
 from reports.palette import k_token, light
-from reports.svg import NARROW, WIDTHS, drawing, inline_svg
+from reports.svg import NARROW, STEPS, WIDTHS, drawing, inline_svg
 
 Series = Mapping[str, Any]
 STRIP = 0.5
@@ -42,7 +42,7 @@ def kshares_figure(arms: Sequence[Arm], series: Series, form: str) -> Markup | N
             _strip(place, arm, series)
         axes[-1].set_xlim(series["edges"][0], series["edges"][-1])
         axes[-1].set_xlabel("time since the run began, s")
-        axes[-1].xaxis.set_major_locator(MaxNLocator(5 if form == NARROW else 10))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(5 if form == NARROW else 10, steps=STEPS))
         axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
         alt = (
             f"Share of decode steps by K over time, one strip per arm: {', '.join(a.name for a in varying)}."

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from reports.palette import light, tokens
 
 WIDE, NARROW = "wide", "narrow"
+STEPS = (1, 2, 2.5, 5, 10)
+"""Tick distances, times a power of ten."""
 WIDTHS = {WIDE: 9.4, NARROW: 4.0}
 """Inches per form of a figure: the page shows one of the two, by its width."""
 

@@ -17,7 +17,7 @@ from reports.arms import Arm
 from reports.lanes import draw_domains, draw_lanes, lane_names, shown_domains
 from reports.marks import Mark, split_marks
 from reports.palette import light
-from reports.svg import NARROW, WIDTHS, drawing, inline_svg, quiet_grid
+from reports.svg import NARROW, STEPS, WIDTHS, drawing, inline_svg, quiet_grid
 
 Series = Mapping[str, Any]
 PANEL = 1.12
@@ -90,7 +90,7 @@ def _panel(axes: Axes, panel: Panel, arms: Sequence[Arm], series: Series) -> Non
         # Thin broken lines over heavy solid ones: where arms coincide, both stay visible.
         order = 2 if arm.focus and not arm.dashes else 3
         axes.plot(middle, mean, color=arm.colour, linewidth=arm.width, linestyle=style, zorder=order)
-    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2, steps=STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
     if panel.from_zero:
         axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1.0))
@@ -121,7 +121,7 @@ def _finish(axes: Sequence[Axes], series: Series, shared: Sequence[Mark], strip:
                 color=light("muted"),
             )
     axes[-1].set_xlabel("time since the run began, s")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(5 if form == NARROW else 10))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(5 if form == NARROW else 10, steps=STEPS))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
 
 

@@ -16,13 +16,17 @@ SERVING = Serving(STATIC, drafter_version=0, since=4.0, verifier_version=1, last
 def steps(*rows: tuple[int, int, float, int, int]) -> np.ndarray:
     """(batch, k, seconds, prefill tokens, output tokens) -> step rows."""
     array = np.zeros(len(rows), STEP)
-    for name, column in zip(("batch", "k", "seconds", "prefill_tokens", "output_tokens"), zip(*rows, strict=True), strict=True):
+    for name, column in zip(
+        ("batch", "k", "seconds", "prefill_tokens", "output_tokens"), zip(*rows, strict=True), strict=True
+    ):
         array[name] = column
     return array
 
 
 def test_decode_only_steps_are_gathered_by_batch_and_k():
-    rows = steps((4, 3, 0.01, 0, 9), (4, 3, 0.02, 0, 8), (5, 3, 0.01, 0, 11), (4, 3, 0.9, 512, 5), (0, 0, 0.1, 100, 1))
+    rows = steps(
+        (4, 3, 0.01, 0, 9), (4, 3, 0.02, 0, 8), (5, 3, 0.01, 0, 11), (4, 3, 0.9, 512, 5), (0, 0, 0.1, 100, 1)
+    )
     seen = observe(GAUGES, rows, {}, [True, False], SERVING, TrainerState())
     assert [(s.batch, s.k, s.steps, s.tokens) for s in seen.steps] == [(4, 3, 2, 17), (5, 3, 1, 11)]
     assert seen.steps[0].seconds == pytest.approx(0.03)

@@ -79,7 +79,7 @@ class BanditSettings:
     """Ticks between looks at the drafter choice, at a candidate, and at step costs."""
     confidence: float = 1.64
     """Standard errors by which a rollback must win: one-sided 95%."""
-    publish_confidence: float = 0.5
+    publish_confidence: float = 0.25
     """Standard errors by which a candidate must win; more after one that did not hold."""
     switch_horizon: float = 30.0
     """Seconds for which a change between resident versions is assumed to be worth something at least."""

@@ -29,16 +29,18 @@ class Belief:
     def __init__(self, prior: np.ndarray, memory: float, fastest: float) -> None:
         self.accepted = np.zeros_like(prior)
         self.offered = np.zeros_like(prior)
-        self.set_prior(prior)
+        self._prior = np.clip(prior, HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
+        self._prior_logit = logit(self._prior)
         self._memory = memory
         self._fastest = fastest
         self._hazards: np.ndarray | None = None
 
-    def set_prior(self, prior: np.ndarray) -> None:
-        """Replace the prior hazards [groups, max_k]; the counts stay."""
-        self._prior = np.clip(prior, HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
-        self._prior_logit = logit(self._prior)
-        self._hazards = None
+    def imagine(self, steps: float) -> None:
+        """Count `steps` verify steps in every group that went as the prior expects: a belief held with some
+        confidence before the first live evidence."""
+        reached = np.ones_like(self._prior)
+        reached[:, 1:] = np.cumprod(self._prior, axis=1)[:, :-1]
+        self.observe(steps * reached, steps * reached * self._prior)
 
     def observe(self, offered: np.ndarray, accepted: np.ndarray) -> None:
         """Add one tick's counts [groups, max_k].

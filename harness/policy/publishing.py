@@ -62,7 +62,7 @@ class Publisher:
         found = self._difference(observation, market, hazards)
         if found is None:
             return False
-        low = found[0] - self._confidence * (1 + self._doubt) * found[1]
+        low = found[0] - (self._confidence + self._doubt) * found[1]
         now = float(lengths(hazards)[market.reference_k])
         if low <= 0.0:
             return False

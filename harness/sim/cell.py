@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def _profiles(cell: Cell) -> dict[str, DomainProfile]:
 
 def _engine(cell: Cell, latency: LatencyModel, profiles: dict[str, DomainProfile], drafter: bool) -> Engine:
     scenario = cell.scenario
-    given = scenario.engine.overrides()
+    given: dict[str, Any] = scenario.engine.overrides()
     given.pop("tensor_parallel", None)
     config = EngineConfig(
         kv_tokens=latency.kv_capacity_tokens or DEFAULT_KV_TOKENS,
@@ -143,7 +144,9 @@ def _context(
     uncond = np.zeros(max(max_k, 1))
     for d, weight in enumerate(share):
         if weight > 0:
-            uncond += weight * np.array(population_acceptance(logits[d], engine.labels.latent_sd[d], len(uncond)))
+            uncond += weight * np.array(
+                population_acceptance(logits[d], engine.labels.latent_sd[d], len(uncond))
+            )
     reached = np.concatenate([[1.0], uncond[:-1]])
     hazards = np.divide(uncond, reached, out=np.zeros_like(uncond), where=reached > 1e-9)
     return PolicyContext(

@@ -223,7 +223,9 @@ class Engine:
         table = np.zeros(self.config.max_num_seqs + 1, np.int64)
         for lo, hi, k in schedule:
             if k > self.config.max_k:
-                raise InputError(f"K is {k} at batch {lo}; the engine was started with K up to {self.config.max_k}")
+                raise InputError(
+                    f"K is {k} at batch {lo}; the engine was started with K up to {self.config.max_k}"
+                )
             table[lo : hi + 1] = k
         last = schedule[-1]
         table[last[1] + 1 :] = last[2]

@@ -21,7 +21,6 @@ from harness.sim.recorder import Recorder
 from workloads.scenario import Scenario
 from workloads.traces import read_trace
 
-
 ACCEPTANCES = ("parametric",)
 """Where acceptance may come from."""
 
@@ -124,13 +123,15 @@ def simulate(
 def _run_all(cells: list[Cell], parts: Path, job: Job) -> Iterator[None]:
     if job.workers == 1:
         for cell in cells:
-            yield _run_one(cell, parts, job.keep_steps)
+            _run_one(cell, parts, job.keep_steps)
+            yield
         return
     with ProcessPoolExecutor(job.workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_run_one, cell, parts, job.keep_steps) for cell in cells]
         try:
             for future in as_completed(futures):
-                yield future.result()
+                future.result()
+                yield
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -17,6 +17,7 @@ import simpy
 from harness.contract import TrainerState, TrainPlan
 from harness.sim.learning import STEPS_PER_REQUEST, DrafterState, LearningCurve
 
+
 @dataclass(frozen=True, slots=True)
 class TrainerConfig:
     samples_per_second: float = 40.0
@@ -104,13 +105,15 @@ class Trainer:
         excess = self._buffer.sum() - capacity
         if excess > 0:
             self._buffer *= capacity / self._buffer.sum()
-            self._update(dropped=self.state.dropped + int(round(excess)))
+            self._update(dropped=self.state.dropped + round(float(excess)))
         self._nudge()
 
     def _capacity(self) -> float:
         """Requests that the buffer can hold, at the mean size seen so far."""
         by_tokens = self.config.buffer_tokens * self._seen_requests / max(self._seen_tokens, 1)
-        return by_tokens if self.config.buffer_requests is None else min(by_tokens, self.config.buffer_requests)
+        return (
+            by_tokens if self.config.buffer_requests is None else min(by_tokens, self.config.buffer_requests)
+        )
 
     def die(self) -> None:
         self._update(alive=False, candidate=None)
@@ -156,7 +159,9 @@ class Trainer:
 
     def _draw(self) -> np.ndarray:
         """Take one step's samples out of the buffer, by the plan's mix over domains."""
-        wanted = np.array([self._plan.domains.get(d, 1.0) if self._plan.domains else 1.0 for d in self._domains])
+        wanted = np.array(
+            [self._plan.domains.get(d, 1.0) if self._plan.domains else 1.0 for d in self._domains]
+        )
         weight = self._buffer * wanted
         if weight.sum() <= 0:
             weight = self._buffer

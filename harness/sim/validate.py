@@ -84,7 +84,7 @@ def _taken_off_queue(arrival: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """
     start, first = np.unique(steps["start"], return_index=True)
     end = start + steps["seconds"][first]
-    under_way = np.searchsorted(start, arrival, side="right") - 1
+    under_way = np.searchsorted(start, arrival, side="left") - 1  # a step that starts with it was idle before
     inside = (under_way >= 0) & (arrival < end[np.maximum(under_way, 0)])
     return np.where(inside, end[np.maximum(under_way, 0)], arrival)
 

@@ -14,7 +14,7 @@ import numpy as np
 import simpy
 
 from harness.contract import STATIC, TRAINED, Event, Observation, Plan, Request, Swap, TrainerState
-from harness.observe import TICK_SECONDS, TICK_STEPS, Gauges, Serving, observe, position_counts
+from harness.observe import TICK_SECONDS, TICK_STEPS, Serving, observe, position_counts
 from harness.policy import Policy, PolicyContext, Truth
 from harness.rng import stream
 from harness.sim.decisions import tick_detail
@@ -22,7 +22,6 @@ from harness.sim.engine import Engine, Labels
 from harness.sim.learning import DrafterState, LearningCurve
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.sim.truth import TruthTeller
-
 
 KEPT_VERSIONS = 8
 """Published drafters that a rollback can still reach."""

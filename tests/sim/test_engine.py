@@ -154,7 +154,9 @@ def test_a_verifier_update_recomputes_what_runs(make_engine):
     assert steps["verifier_version"][-1] == 1
 
 
-@pytest.mark.parametrize("wrong", [{"kv_tokens": 0}, {"max_k": 17}, {"block_size": 0}, {"prefix_tokens": 100}])
+@pytest.mark.parametrize(
+    "wrong", [{"kv_tokens": 0}, {"max_k": 17}, {"block_size": 0}, {"prefix_tokens": 100}]
+)
 def test_a_nonsense_engine_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         EngineConfig(**wrong)

@@ -135,7 +135,7 @@ def publish_always(tick: int) -> Plan:
 
 def test_publishing_swaps_stalls_and_improves(monkeypatch):
     policy = Scripted(publish_always)
-    sink, world = run("cadence", monkeypatch=monkeypatch, made=policy, requests=3000, swap={"stall": 0.25})
+    sink, _ = run("cadence", monkeypatch=monkeypatch, made=policy, requests=3000, swap={"stall": 0.25})
     swaps = sink.kinds("swap")
     assert len(swaps) > 3
     assert all(e.detail["ok"] and e.detail["stall"] == 0.25 for e in swaps)
@@ -150,13 +150,19 @@ def test_publishing_swaps_stalls_and_improves(monkeypatch):
     assert last.drafter == "trained"
     rows = rows_of(sink)
     early, late = rows[:500], rows[-500:]
-    assert late["accepted"].sum() / late["verify_steps"].sum() > early["accepted"].sum() / early["verify_steps"].sum()
+    assert (
+        late["accepted"].sum() / late["verify_steps"].sum()
+        > early["accepted"].sum() / early["verify_steps"].sum()
+    )
 
 
 def test_a_plan_can_go_back_to_the_static_drafter(monkeypatch):
     def script(tick):
         return Plan(
-            constant_k(4), drafter="trained" if tick < 150 else "static", train=TrainPlan(on=True), publish=tick == 60
+            constant_k(4),
+            drafter="trained" if tick < 150 else "static",
+            train=TrainPlan(on=True),
+            publish=tick == 60,
         )
 
     policy = Scripted(script)
@@ -169,7 +175,11 @@ def test_a_plan_can_go_back_to_the_static_drafter(monkeypatch):
 def test_a_failed_swap_leaves_the_old_weights(monkeypatch):
     policy = Scripted(publish_always)
     sink, _ = run(
-        "cadence", monkeypatch=monkeypatch, made=policy, requests=1500, faults=[{"kind": "swap_fails", "at": 0.0}]
+        "cadence",
+        monkeypatch=monkeypatch,
+        made=policy,
+        requests=1500,
+        faults=[{"kind": "swap_fails", "at": 0.0}],
     )
     first = sink.kinds("swap")[0]
     assert not first.detail["ok"]
@@ -181,7 +191,11 @@ def test_a_failed_swap_leaves_the_old_weights(monkeypatch):
 def test_a_dead_trainer_stops_candidates_but_not_serving(monkeypatch):
     policy = Scripted(publish_always)
     sink, _ = run(
-        "cadence", monkeypatch=monkeypatch, made=policy, requests=1500, faults=[{"kind": "trainer_dies", "at": 0.5}]
+        "cadence",
+        monkeypatch=monkeypatch,
+        made=policy,
+        requests=1500,
+        faults=[{"kind": "trainer_dies", "at": 0.5}],
     )
     died = sink.kinds("fault")[0].time
     assert not policy.seen[-1].trainer.alive
@@ -192,10 +206,15 @@ def test_a_dead_trainer_stops_candidates_but_not_serving(monkeypatch):
 def test_a_corrupt_candidate_shows_in_its_held_out_estimate(monkeypatch):
     policy = Scripted(lambda tick: Plan(constant_k(4), train=TrainPlan(on=True)))
     run(
-        "cadence", monkeypatch=monkeypatch, made=policy, requests=1500,
+        "cadence",
+        monkeypatch=monkeypatch,
+        made=policy,
+        requests=1500,
         faults=[{"kind": "corrupt_candidate", "at": 0.3}],
-    )  # fmt: skip
-    estimates = [o.trainer.heldout_candidate["chat"] for o in policy.seen if "chat" in o.trainer.heldout_candidate]
+    )
+    estimates = [
+        o.trainer.heldout_candidate["chat"] for o in policy.seen if "chat" in o.trainer.heldout_candidate
+    ]
     assert min(estimates) < 1.1 < 2.0 < max(estimates)
 
 
@@ -231,9 +250,12 @@ def test_a_sharing_trainer_slows_the_engine():
 def test_the_buffer_is_bounded_and_counts_what_it_drops(monkeypatch):
     policy = Scripted(publish_always)
     run(
-        "cadence", monkeypatch=monkeypatch, made=policy, requests=1500,
+        "cadence",
+        monkeypatch=monkeypatch,
+        made=policy,
+        requests=1500,
         trainer={"samples_per_second": 2.0, "buffer_requests": 50},
-    )  # fmt: skip
+    )
     assert policy.seen[-1].trainer.dropped > 500
 
 
