@@ -57,7 +57,7 @@ class AttentionConfig:
     stages: int
 
 
-TILES = {16: (64, 4, 5), 32: (64, 4, 5), 64: (64, 4, 3), 128: (64, 8, 3)}
+TILES = {16: (32, 4, 7), 32: (32, 4, 7), 64: (64, 4, 3), 128: (64, 8, 3)}
 """Rows of a tile: (KV tokens per iteration, warps, stages)."""
 
 

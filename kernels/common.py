@@ -11,7 +11,7 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -164,7 +164,18 @@ def chip_of(tensor: torch.Tensor) -> Chip:
         return _chip.get()
     if torch.version.hip is not None:
         return CDNA3
-    return HOPPER if torch.cuda.get_device_capability(tensor.device)[0] >= 9 else AMPERE
+    return nvidia_chip(*torch.cuda.get_device_capability(tensor.device))
+
+
+def nvidia_chip(major: int, minor: int) -> Chip:
+    """By compute capability.
+
+    9 and 10 have descriptors and warpgroup products, 12 only descriptors; 8.6, 8.9 and 12 have 99 KB
+    of shared memory per block (the others 163 or 227, CUDA C++ Programming Guide): two stages.
+    """
+    chip = AMPERE if major < 9 else HOPPER if major < 12 else Chip(wgmma=False)
+    small = major >= 12 or (major, minor) in ((8, 6), (8, 9))
+    return replace(chip, stages=2) if small else chip
 
 
 def operand(tensor: torch.Tensor, block: list[int], tma: bool) -> Any:

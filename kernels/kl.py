@@ -134,10 +134,8 @@ def kl_merge_kernel(
     total_t = tl.sum(tl.load(sums_t + cell, mask=inside, other=0.0) * share_t, 1)
     cross = tl.load(crosses + cell, mask=inside, other=0.0)
     ls, lt = ms + tl.log(total_s), mt + tl.log(total_t)
-    if REVERSE:
-        kl = tl.sum(cross * share_s, 1) / total_s - ls + lt
-    else:
-        kl = tl.sum(cross * share_t, 1) / total_t - lt + ls
+    share, own = (share_s, total_s) if REVERSE else (share_t, total_t)
+    kl = tl.sum(cross * share, 1) / own + ((lt - ls) if REVERSE else (ls - lt))
     tl.store(loss + row, kl, mask=row < tokens)
     tl.store(lse_s + row, ls, mask=row < tokens)
     tl.store(lse_t + row, lt, mask=row < tokens)

@@ -84,7 +84,7 @@ def work(args: argparse.Namespace) -> int:
     begin = backend.now()
     todo = items(args.model, args.op)
     if args.jobs > 1:
-        compile_ahead(args.jobs, backend.target, todo)
+        compile_ahead(args.jobs, backend.target, backend.chip, todo)
     store = Store(args.out, resume=args.resume)
     current = _current(args.out)
 

@@ -7,157 +7,22 @@ is measured as one rank's own work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from kernels import fusion, lm_head, rejection, rmsnorm, rotary, swiglu
-from kernels.attention import PAGE, AttentionShape, attention
+from kernels.attention import AttentionShape, attention
 from kernels.attention import cost as attention_cost
-from kernels.attention import reference as attention_reference
-from kernels.common import Cost, Inputs, Op, cdiv, randn, relative_error
+from kernels.common import Cost, Inputs, Op, lookup, relative_error
 from kernels.gemm import GemmShape, gemm, projections
 from kernels.gemm import cost as gemm_cost
 from kernels.models import PROFILED, Model
+from kernels.whole_reference import reference_draft, reference_layer, reference_verify
+from kernels.whole_state import AUX_LAYERS, COPIES, Layer, State, WholeShape, make_batch, make_state
 
-COPIES = 2
-"""Sets of weights and KV that the layers take in turn."""
-AUX_LAYERS = 3
-"""Layers whose hidden states an EAGLE-3 drafter reads (they are copied out)."""
 CHECK_BATCH, CHECK_CONTEXT = 4, 256
-
-
-@dataclass(frozen=True, slots=True)
-class WholeShape:
-    model: str
-    batch: int
-    query_tokens: int
-    context: int
-    """KV tokens per sequence, query tokens included."""
-    drafter: bool = True
-    """A drafter is loaded: the verify step writes hidden states out for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Weights of one layer; `input_norm2` only in an EAGLE-3 head (it normalises the fused features)."""
-
-    input_norm: torch.Tensor
-    qkv: torch.Tensor
-    out: torch.Tensor
-    post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
-    input_norm2: torch.Tensor | None = None
-    qk_norm: tuple[torch.Tensor, torch.Tensor] | tuple[None, None] = (None, None)
-
-    def double(self) -> Layer:
-        names = ("input_norm", "qkv", "out", "post_norm", "gate_up", "down")
-        wide = {name: getattr(self, name).double() for name in names}
-        return replace(self, **wide)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What the scheduler hands a step."""
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    slots: torch.Tensor
-    block_table: torch.Tensor
-    lengths: torch.Tensor
-    lengths_sum: int
-    lengths_max: int
-    last: torch.Tensor
-    """Row of each sequence's last token."""
-    drafts: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Everything a step touches."""
-
-    model: Model
-    shape: WholeShape
-    layers: int
-    weights: list[Layer]
-    caches: list[tuple[torch.Tensor, ...]]
-    batch: Batch
-    cos_sin: torch.Tensor
-    embedding: torch.Tensor
-    norm: torch.Tensor
-    head: torch.Tensor
-    features: torch.Tensor
-    """[3, rows, hidden]: written by the verify step, read by the first draft pass."""
-    fc: torch.Tensor
-    d2t: torch.Tensor
-
-
-def make_layer(model: Model, draft: bool, device: str, dtype: torch.dtype, seed: int) -> Layer:
-    """Random weights with unit gain."""
-    h, heads = model.hidden, model.q_heads * model.head_dim
-
-    def matrix(n: int, k: int, which: int) -> torch.Tensor:
-        return randn((n, k), device, dtype, seed + which, k**-0.5)
-
-    def gain(n: int, which: int) -> torch.Tensor:
-        return randn((n,), device, dtype, seed + which, 0.1) + 1
-
-    return Layer(
-        gain(h, 0),
-        matrix(model.qkv, 2 * h if draft else h, 1),
-        matrix(h, heads, 2),
-        gain(h, 3),
-        matrix(2 * model.intermediate, h, 4),
-        matrix(h, model.intermediate, 5),
-        gain(h, 6) if draft else None,
-        (gain(model.head_dim, 7), gain(model.head_dim, 8)) if model.qk_norm else (None, None),
-    )
-
-
-def make_batch(batch: int, query_tokens: int, context: int, vocab: int, device: str, seed: int) -> Batch:
-    """Sequences of equal length on pages in random order."""
-    generator = torch.Generator().manual_seed(seed)
-    per_seq, rows = cdiv(context, PAGE), batch * query_tokens
-    table = torch.randperm(batch * per_seq, generator=generator, dtype=torch.int32).view(batch, per_seq)
-    position = torch.arange(context - query_tokens, context)
-    slots = table[:, position // PAGE].long() * PAGE + position % PAGE
-    return Batch(
-        ids=torch.randint(0, vocab, (rows,), generator=generator).to(device),
-        positions=position.to(torch.int32).repeat(batch).to(device),
-        slots=slots.flatten().to(device),
-        block_table=table.to(device),
-        lengths=torch.full((batch,), context, dtype=torch.int32, device=device),
-        lengths_sum=batch * context,
-        lengths_max=context,
-        last=torch.arange(query_tokens - 1, rows, query_tokens, device=device),
-        drafts=torch.randint(0, vocab, (batch, query_tokens - 1), generator=generator, dtype=torch.int32).to(
-            device
-        ),
-    )
-
-
-def make_state(
-    model: Model, shape: WholeShape, draft: bool, layers: int, device: str, dtype: torch.dtype, seed: int
-) -> State:
-    h, rows = model.hidden, shape.batch * shape.query_tokens
-    vocab = model.draft_vocab if draft else model.vocab
-    cache = (shape.batch * cdiv(shape.context, PAGE), PAGE, model.kv_heads, model.head_dim)
-    kept = torch.arange(vocab, device=device)
-    return State(
-        model, shape, layers,
-        [make_layer(model, draft, device, dtype, seed + 100 * i) for i in range(COPIES)],
-        [tuple(randn(cache, device, dtype, seed + 10 * i + j) for j in (8, 9)) for i in range(COPIES)],
-        make_batch(shape.batch, shape.query_tokens, shape.context, model.draft_vocab, device, seed),
-        rotary.angles(max(shape.context, 1), model.head_dim, device),
-        randn((model.vocab, h), device, dtype, seed + 1),
-        randn((h,), device, dtype, seed + 2, 0.1) + 1,
-        randn((vocab, h), device, dtype, seed + 3, h**-0.5),
-        randn((AUX_LAYERS, rows, h), device, dtype, seed + 4),
-        randn((h, AUX_LAYERS * h), device, dtype, seed + 5, (AUX_LAYERS * h) ** -0.5) if draft else kept,
-        (kept * (model.vocab // vocab) - kept) if draft else kept,
-    )  # fmt: skip
 
 
 def _attend(normed: torch.Tensor, w: Layer, state: State, i: int) -> torch.Tensor:
@@ -235,58 +100,7 @@ def run_draft(state: State, turn: int) -> tuple[torch.Tensor, ...]:
     return hidden, ids
 
 
-# --- the same in fp64 ---------------------------------------------------------------------------
-
-
-def _norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return rmsnorm.reference(x, torch.zeros_like(x), weight)[0]
-
-
-def _reference_block(
-    normed: torch.Tensor, residual: torch.Tensor, w: Layer, state: State, i: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    b = state.batch
-    k_cache, v_cache = (c.double() for c in state.caches[i % COPIES])
-    q, k, v = rotary.reference(
-        normed @ w.qkv.T, b.positions, b.slots, state.cos_sin, k_cache, v_cache, *w.qk_norm
-    )
-    k_cache.flatten(0, 1)[b.slots], v_cache.flatten(0, 1)[b.slots] = k, v
-    (mixed,) = attention_reference(
-        q, k_cache, v_cache, b.block_table, b.lengths, b.lengths_sum, b.lengths_max
-    )
-    normed, residual = rmsnorm.reference(mixed.flatten(1) @ w.out.T, residual, w.post_norm)
-    (active,) = swiglu.reference(normed @ w.gate_up.T)
-    return active @ w.down.T, residual
-
-
-def reference_verify(state: State, turn: int) -> tuple[torch.Tensor]:
-    x = state.embedding[state.batch.ids].double()
-    residual = torch.zeros_like(x)
-    for i in range(state.layers):
-        w = state.weights[(turn + i) % COPIES].double()
-        normed, residual = rmsnorm.reference(x, residual, w.input_norm)
-        x, residual = _reference_block(normed, residual, w, state, turn + i)
-    return (rmsnorm.reference(x, residual, state.norm)[0],)
-
-
-def reference_layer(state: State, turn: int) -> tuple[torch.Tensor, torch.Tensor]:
-    w = state.weights[turn % COPIES].double()
-    x, before = (f.double() for f in state.features[:2])
-    normed, residual = rmsnorm.reference(x, before, w.input_norm)
-    return _reference_block(normed, residual, w, state, turn)
-
-
-def reference_draft(state: State, turn: int) -> tuple[torch.Tensor]:
-    w, rows = state.weights[turn % COPIES].double(), len(state.batch.ids)
-    g = state.features[0][:rows].double()
-    if state.shape.query_tokens > 1:
-        (g,) = fusion.reference(state.features[:, :rows], state.fc)
-    assert w.input_norm2 is not None
-    embedded = state.embedding[state.batch.ids].double()
-    both = torch.cat((_norm(embedded, w.input_norm), _norm(g, w.input_norm2)), -1)
-    x, residual = _reference_block(both, g, w, state, turn)
-    last = state.batch.last
-    return (rmsnorm.reference(x[last], residual[last], state.norm)[0],)
+# --- checking -------------------------------------------------------------------------------------
 
 
 def check(op: Op, inputs: Inputs) -> float:
@@ -382,8 +196,6 @@ MODELS: dict[str, Model] = {m.name: m for m in PROFILED}
 
 
 def find(name: str) -> Model:
-    from kernels.common import lookup
-
     return lookup("model", name, MODELS)
 
 

@@ -31,7 +31,7 @@ def interval(found: Mapping[str, Any]) -> str:
     """The 95% interval of a ratio of summary.json, or a dash."""
     if found["low"] is None:
         return ABSENT
-    return f"{found['low']:.{RATIO_DIGITS}f} to {found['low']:.{RATIO_DIGITS}f}"
+    return f"{found['low']:.{RATIO_DIGITS}f} to {found['high']:.{RATIO_DIGITS}f}"
 
 
 def estimate(found: Mapping[str, Any]) -> str:

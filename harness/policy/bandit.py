@@ -77,8 +77,8 @@ class BanditSettings:
     """Drafts offered at a position that count as evidence."""
     review_ticks: int = 6
     """Ticks between looks at the drafter choice, at a candidate, and at step costs."""
-    confidence: float = 1.64
-    """Standard errors by which a rollback must win: one-sided 95%."""
+    confidence: float = 2.0
+    """Standard errors by which a rollback must win; it is looked at often, so more than one look needs."""
     publish_confidence: float = 0.25
     """Standard errors by which a candidate must win; more after one that did not hold."""
     switch_horizon: float = 30.0
@@ -173,6 +173,7 @@ class Bandit(Policy):
         if math.isfinite(observation.mean_context) and observation.mean_context > 0:
             self._context_tokens = observation.mean_context
         table = self._costs.seconds(self._context_tokens)
+        self._table = table
         self._steps += observation.steps
         # Costs change slowly, so they are learned in blocks of ticks; at once while nothing is known.
         if self._tick <= EAGER_TICKS or self._tick % self.settings.review_ticks == 0:
@@ -196,7 +197,7 @@ class Bandit(Policy):
         k = int(self._ks[row])
         if (row, k) != self._probe_for or self._tick >= self._probe_until:
             known = self._correction.steps[row] >= KNOWN
-            hoped_cost = self._correction.optimistic()
+            hoped_cost = self._correction.hoped(self._table, row, k)
             mixed = mixed_hazards(hazards, self._traffic.mix)
             self._probe = self._prober.propose(k, mixed, seconds[row], known, hoped_cost)
             self._probe_for, self._probe_until = (row, k), self._tick + PROBE_TICKS

@@ -26,21 +26,17 @@ GROUP_STRENGTH = 24.0
 class Belief:
     """Counts float64[groups, max_k] of one version, with prior hazards of the same shape."""
 
-    def __init__(self, prior: np.ndarray, memory: float, fastest: float) -> None:
+    def __init__(
+        self, prior: np.ndarray, memory: float, fastest: float, prior_strength: float = PRIOR_STRENGTH
+    ) -> None:
         self.accepted = np.zeros_like(prior)
         self.offered = np.zeros_like(prior)
         self._prior = np.clip(prior, HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
         self._prior_logit = logit(self._prior)
+        self._prior_strength = prior_strength
         self._memory = memory
         self._fastest = fastest
         self._hazards: np.ndarray | None = None
-
-    def imagine(self, steps: float) -> None:
-        """Count `steps` verify steps in every group that went as the prior expects: a belief held with some
-        confidence before the first live evidence."""
-        reached = np.ones_like(self._prior)
-        reached[:, 1:] = np.cumprod(self._prior, axis=1)[:, :-1]
-        self.observe(steps * reached, steps * reached * self._prior)
 
     def observe(self, offered: np.ndarray, accepted: np.ndarray) -> None:
         """Add one tick's counts [groups, max_k].
@@ -72,8 +68,10 @@ class Belief:
         return self._hazards
 
     def strength(self, mix: np.ndarray) -> float:
-        """Effective verify steps behind the first position, over `mix` [groups]: 1 / sum w^2 / n."""
-        n = self.offered[:, 0] + PRIOR_STRENGTH
+        """Effective verify steps of live evidence behind the mean over `mix` [groups]: 1 / sum (w^2 / n).
+
+        The prior hardly counts here: an expectation is not a measurement."""
+        n = self.offered[:, 0] + 1.0
         return float(1.0 / max(1e-12, (mix**2 / n).sum()))
 
     def _posterior(self) -> np.ndarray:
@@ -85,7 +83,8 @@ class Belief:
         # The log-odds of found over those of expected; both were regularised by the same pseudo-drafts.
         shift = np.log(found * unexpected / (np.maximum(missed, 1e-6) * expected))
         prior = expit(self._prior_logit + shift[:, None])
-        mean = (self.accepted + PRIOR_STRENGTH * prior) / (self.offered + PRIOR_STRENGTH)
+        strength = self._prior_strength
+        mean = (self.accepted + strength * prior) / (self.offered + strength)
         return mean.clip(HAZARD_FLOOR, 1.0 - HAZARD_FLOOR)
 
 

@@ -1,9 +1,15 @@
-"""Repairs a latency model from measured steps.
+"""Repairs a latency model from measured steps, without mistaking the time for the K.
 
-Two levels. First the model's shape: measured ~ alpha * base + beta * extra, where base is the predicted
-step at K = 0 and extra what speculation adds to it; a ridge regression towards alpha = beta = 1 on relative
-errors, so one measured K already tells about the others. Then each (batch range, K) that was measured often
-gets its own ratio, shrunk towards the first level.
+A measured step differs from the predicted one by a factor, and its logarithm is taken apart:
+
+    log(measured / predicted) = now + log(1 + (beta - 1) x) + range + cell + noise
+
+`now` wanders with time (a trainer beside the server, clocks, neighbours) and concerns every K alike; x is the
+share of the predicted step that speculation adds, so `beta` repairs the price of a draft everywhere; `range`
+belongs to a range of batch sizes and `cell` to one (range, K). Only beta and cell change which K is best.
+A Kalman filter (now and beta with their covariance, the others with their variances) shares each surprise
+out by what was uncertain: a change while K stays goes to `now`, a change that comes with another K to the
+cell and to beta. Taking plain averages by cell instead would blame a K for whatever went on while it ran.
 """
 
 from __future__ import annotations
@@ -16,30 +22,26 @@ import numpy as np
 from harness.contract import StepLatency
 from harness.policy.costs import StepCosts
 
-CELL_STRENGTH = 4.0
-"""Steps at which a cell's own measured ratio weighs as much as the two-number fit."""
+NOW_SPREAD, BETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 0.6, 0.12, 0.06
+"""Standard deviations assumed at first (of log factors; beta's of the factor itself)."""
 
-RIDGE = 2.0
-"""Steps' worth of belief in the latency model as it is."""
+NOW_DRIFT, BETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.002, 0.002
+"""Random-walk standard deviation of each per update."""
+
+STEP_NOISE, BLOCK_NOISE = 0.10, 0.01
+"""Of one measured step, and of a block of steps however long (its contexts differ from the mean)."""
 
 KNOWN = 24.0
 """Measured steps above which a cell's cost counts as known."""
 
-FIRST_SPREAD = 0.18
-"""Assumed standard deviation of log(measured / estimated) of a cell never measured."""
-
-FIRST_CELLS = 2.0
-"""Cells' worth of belief in it; each first measurement of a cell adds one."""
-
-_MOST_STEPS = 4000.0
+_FIRST_CELLS = 3.0
 _KEEP = 0.998
-_LARGEST_RATIO = 8.0
 _LOAD_RATE = 0.1
-_FEWEST = 4.0
+_BETA = (0.1, 10.0)
 
 
 class LatencyCorrection:
-    """Learns from `Observation.steps`; `update` now and then, `correct` at every tick."""
+    """Learns from `Observation.steps`: `update` now and then, `correct` at every tick."""
 
     def __init__(self, costs: StepCosts, max_k: int) -> None:
         self._costs = costs
@@ -47,15 +49,17 @@ class LatencyCorrection:
         shape = (len(costs.ranges), max_k + 1)
         self.steps = np.zeros(shape)
         """float64[ranges, max_k + 1]: discounted measured steps by cell."""
-        self.load = np.full(len(costs.ranges), 1.0 / len(costs.ranges))
-        """float64[ranges], sums to 1: share of recent engine time by batch range."""
         self.ratio = np.ones(shape)
         """float64[ranges, max_k + 1]: measured over predicted, as believed now."""
-        self._log_ratio = np.zeros(shape)
-        self._surprise = FIRST_CELLS * FIRST_SPREAD**2
-        self._surprises = FIRST_CELLS
-        self._xx = np.zeros((2, 2))
-        self._xy = np.zeros(2)
+        self.load = np.full(len(costs.ranges), 1.0 / len(costs.ranges))
+        """float64[ranges], sums to 1: share of recent engine time by batch range."""
+        self.now, self.beta = 0.0, 1.0
+        self._p = [NOW_SPREAD**2, 0.0, BETA_SPREAD**2]  # var(now), cov, var(beta)
+        self._range = [0.0] * shape[0]
+        self._range_var = [RANGE_SPREAD**2] * shape[0]
+        self._cell = np.zeros(shape)
+        self._cell_var = np.full(shape, CELL_SPREAD**2)
+        self._surprise, self._surprises = _FIRST_CELLS * CELL_SPREAD**2, _FIRST_CELLS
 
     def update(self, measured: Sequence[StepLatency], table: np.ndarray) -> None:
         """Learn from steps measured while `table` was the uncorrected prediction [ranges, max_k + 1]."""
@@ -68,62 +72,72 @@ class LatencyCorrection:
             return
         data = np.array(rows, dtype=np.float64)
         batch, k, weight = data[:, 0], data[:, 1].astype(np.intp), data[:, 2]
-        cell = np.minimum(np.searchsorted(self._costs.ends, batch), len(self._costs.ends) - 1)
-        self._learn_spread(table, data, cell, k)
         predicted = self._costs.at(table, batch, k)
-        ratio = np.clip(data[:, 3] / predicted, 1.0 / _LARGEST_RATIO, _LARGEST_RATIO)
-        self._fit(weight, self._costs.at(table, batch, np.zeros_like(k)) / predicted, ratio)
-        self._count(cell, k, weight, np.log(ratio))
+        share = 1.0 - self._costs.at(table, batch, np.zeros_like(k)) / predicted
+        at = np.minimum(np.searchsorted(self._costs.ends, batch), len(self._costs.ends) - 1)
+        time = np.bincount(at, weight * data[:, 3], minlength=len(self.load))
+        self.load += _LOAD_RATE * (time / time.sum() - self.load)
+        self._drift()
+        for row in _gathered(at, k, weight, np.log(data[:, 3] / predicted), share):
+            self._learn(*row)
         self._refresh(table)
-        share = np.bincount(cell, weight * data[:, 3], minlength=len(self.load))
-        self.load += _LOAD_RATE * (share / share.sum() - self.load)
 
     def correct(self, table: np.ndarray) -> np.ndarray:
         """The corrected `table` [ranges, max_k + 1] (a new array), positive."""
         return table * self.ratio
 
+    def hoped(self, table: np.ndarray, at: int, k: int) -> np.ndarray:
+        """float64[max_k + 1]: the share of its estimate that each K may cost in range `at`, relative to the
+        running `k`: two standard deviations below; 1 where it was measured."""
+        share = 1.0 - table[at, 0] / table[at]
+        cell = np.where(self.steps[at] < 1.0, self._surprise / self._surprises, self._cell_var[at])
+        variance = self._p[2] * (share - share[k]) ** 2 + cell
+        return np.where(self.steps[at] >= KNOWN, 1.0, np.exp(-2.0 * np.sqrt(variance)))
+
+    def _drift(self) -> None:
+        self._p[0] = min(self._p[0] + NOW_DRIFT**2, NOW_SPREAD**2)
+        self._p[2] = min(self._p[2] + BETA_DRIFT**2, BETA_SPREAD**2)
+        self._range_var = [min(v + RANGE_DRIFT**2, RANGE_SPREAD**2) for v in self._range_var]
+        np.minimum(self._cell_var + CELL_DRIFT**2, CELL_SPREAD**2, out=self._cell_var)
+        self.steps *= _KEEP
+
+    def _learn(self, at: int, k: int, steps: float, log_ratio: float, share: float) -> None:
+        """One Kalman update with a block of `steps` steps in cell (at, k)."""
+        factor = 1.0 + (self.beta - 1.0) * share
+        slope = share / factor
+        p_now, cov, p_beta = self._p
+        to_now, to_beta = p_now + cov * slope, cov + p_beta * slope
+        others = to_now + slope * to_beta + self._range_var[at] + BLOCK_NOISE**2 + STEP_NOISE**2 / steps
+        error = log_ratio - (self.now + math.log(factor) + self._range[at] + self._cell[at, k])
+        error = min(max(error, -1.5), 1.5)
+        if self.steps[at, k] < 1.0:
+            self._surprise += max(0.0, error * error - others)
+            self._surprises += 1.0
+            self._cell_var[at, k] = max(self._cell_var[at, k], self._surprise / self._surprises)
+        cell_var = float(self._cell_var[at, k])
+        total = others + cell_var
+        self.now += to_now / total * error
+        self.beta = min(max(self.beta + to_beta / total * error, _BETA[0]), _BETA[1])
+        self._p = [p_now - to_now**2 / total, cov - to_now * to_beta / total, p_beta - to_beta**2 / total]
+        self._range[at] += self._range_var[at] / total * error
+        self._range_var[at] -= self._range_var[at] ** 2 / total
+        self._cell[at, k] += cell_var / total * error
+        self._cell_var[at, k] -= cell_var**2 / total
+        self.steps[at, k] += steps
+
     def _refresh(self, table: np.ndarray) -> None:
-        alpha, beta = self.factors()
-        base = table[:, :1]
-        fitted = np.log(np.maximum(alpha * base + beta * (table - base), 1e-9) / table)
-        mean_log = (self._log_ratio + CELL_STRENGTH * fitted) / (self.steps + CELL_STRENGTH)
-        self.ratio = np.exp(mean_log)
+        share = 1.0 - table[:, :1] / table
+        level = self.now + np.array(self._range)[:, None] + self._cell
+        self.ratio = (1.0 + (self.beta - 1.0) * share) * np.exp(level)
 
-    def optimistic(self) -> float:
-        """Share of its estimate that a never measured cell may cost: two standard deviations below, as first
-        measurements have differed from estimates so far. Near 1 once the model has proved right."""
-        return math.exp(-2.0 * math.sqrt(self._surprise / self._surprises))
 
-    def factors(self) -> tuple[float, float]:
-        """alpha (on the step without speculation) and beta (on what speculation adds); 1, 1 at first."""
-        xx = self._xx + RIDGE * np.eye(2)
-        xy = self._xy + RIDGE
-        det = xx[0, 0] * xx[1, 1] - xx[0, 1] * xx[1, 0]
-        alpha = (xx[1, 1] * xy[0] - xx[0, 1] * xy[1]) / det
-        beta = (xx[0, 0] * xy[1] - xx[1, 0] * xy[0]) / det
-        low, high = 1.0 / _LARGEST_RATIO, _LARGEST_RATIO
-        return float(min(max(alpha, low), high)), float(min(max(beta, low), high))
-
-    def _learn_spread(self, table: np.ndarray, data: np.ndarray, cell: np.ndarray, k: np.ndarray) -> None:
-        first = (self.steps[cell, k] < 1.0) & (data[:, 2] >= _FEWEST)
-        if first.any():
-            estimate = self._costs.at(self.correct(table), data[first, 0], k[first])
-            log_ratio = np.clip(np.log(data[first, 3] / estimate), -1.0, 1.0)
-            self._surprise += float(log_ratio @ log_ratio)
-            self._surprises += log_ratio.size
-
-    def _fit(self, weight: np.ndarray, base_share: np.ndarray, ratio: np.ndarray) -> None:
-        extra_share = 1.0 - base_share
-        keep = _KEEP if self._xx[0, 0] < _MOST_STEPS else 0.95
-        self._xx *= keep
-        self._xy *= keep
-        cross = float(weight @ (base_share * extra_share))
-        self._xx += [[float(weight @ base_share**2), cross], [cross, float(weight @ extra_share**2)]]
-        self._xy += [float(weight @ (base_share * ratio)), float(weight @ (extra_share * ratio))]
-
-    def _count(self, cell: np.ndarray, k: np.ndarray, weight: np.ndarray, log_ratio: np.ndarray) -> None:
-        keep = np.where(self.steps > _MOST_STEPS, 0.95, _KEEP)
-        self.steps *= keep
-        self._log_ratio *= keep
-        np.add.at(self.steps, (cell, k), weight)
-        np.add.at(self._log_ratio, (cell, k), weight * log_ratio)
+def _gathered(
+    at: np.ndarray, k: np.ndarray, weight: np.ndarray, log_ratio: np.ndarray, share: np.ndarray
+) -> list[tuple[int, int, float, float, float]]:
+    """Rows of one cell joined, each value weighted by its steps; in order of first appearance."""
+    sums: dict[tuple[int, int], tuple[float, float, float]] = {}
+    columns = zip(at.tolist(), k.tolist(), weight.tolist(), log_ratio.tolist(), share.tolist(), strict=True)
+    for a, j, w, y, x in columns:
+        n, sum_y, sum_x = sums.get((a, j), (0.0, 0.0, 0.0))
+        sums[a, j] = (n + w, sum_y + w * y, sum_x + w * x)
+    return [(a, j, n, y / n, x / n) for (a, j), (n, y, x) in sums.items()]

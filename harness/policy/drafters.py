@@ -13,8 +13,8 @@ from harness.policy.lengths import lengths, mixed_hazards, step_variance, with_l
 from harness.policy.promotion import DESIGN_EFFECT, Clock, heldout_difference, pays
 
 STATIC_KEY = -1
-PROMISE_STEPS = 200.0
-"""Verify steps that the expectation of newly published weights counts for."""
+PROMISE_STRENGTH = 60.0
+"""Pseudo-drafts at each position of what newly published weights are expected to do."""
 
 MAX_VERSIONS = 5
 """Versions remembered, the static one included; the oldest idle one goes first."""
@@ -80,8 +80,7 @@ class Drafters:
             # the version it gets when it is published.
             prior = self.belief.hazards() if self._promised is None else self._promised
             self._promised = None
-            self._beliefs[key] = Belief(prior.copy(), *self._settings)
-            self._beliefs[key].imagine(PROMISE_STEPS)
+            self._beliefs[key] = Belief(prior.copy(), *self._settings, prior_strength=PROMISE_STRENGTH)
         self._key = key
         self._drop_oldest()
         return True

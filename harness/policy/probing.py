@@ -55,19 +55,19 @@ class Prober:
         return age > (self._stale_ticks if age[0] > self._stale_ticks else self._deep_stale_ticks)
 
     def propose(
-        self, k: int, hazards: np.ndarray, seconds: np.ndarray, known: np.ndarray, hoped_cost: float
+        self, k: int, hazards: np.ndarray, seconds: np.ndarray, known: np.ndarray, hoped_cost: np.ndarray
     ) -> Probe | None:
         """The nearest K to `k` that is unknown and could win; None when there is nothing to learn.
 
-        hazards [max_k] of the running mix; seconds and known (bool: cost was measured) [max_k + 1] at the
-        running batch size; a cost not known may be as low as `hoped_cost` times its estimate.
+        hazards [max_k] of the running mix; seconds, known (bool: cost was measured) and hoped_cost (the share
+        of its estimate that each K may cost) [max_k + 1] at the running batch size.
         """
         stale = self.stale()
         unknown = ~known
         unknown[1:] |= np.logical_or.accumulate(stale)
         expected = lengths(hazards) / seconds
         hoped = lengths(_hoped(hazards, stale)) / seconds if stale.any() else expected
-        hoped = np.where(known, hoped, hoped / hoped_cost)
+        hoped = hoped / hoped_cost
         wanted = [j for j in np.flatnonzero(unknown & (hoped > expected[k])).tolist() if j != k]
         if not wanted:
             return None

@@ -157,7 +157,11 @@ def _info(job: Job) -> dict[str, Any]:
             for name in job.policies
         },
         "latency": {"name": latency.name, "source": latency.source, "note": latency.note},
-        "acceptance": {"name": "parametric", "note": ACCEPTANCE_SOURCE},
+        "acceptance": {
+            "name": "parametric",
+            "source": "fitted to published figures, in part assumed",
+            "note": ACCEPTANCE_SOURCE,
+        },
         "configuration": {
             "scenario": job.scenario.model_dump(mode="json"),
             "latency": latency.name,

@@ -219,8 +219,8 @@ class World:
         if self._fail_next_swap:
             self._fail_next_swap = False
             service.last_swap = Swap(self.engine.clock, service.newest + 1, self._swap.stall, ok=False)
-            self._stall(self._swap.stall)
             self._note("swap", version=service.newest + 1, ok=False, stall=self._swap.stall)
+            self._stall(self._swap.stall)
             return
         service.add(weights)
         if self._plan.drafter == TRAINED:
@@ -232,8 +232,8 @@ class World:
         service.since = self.engine.clock
         service.last_swap = Swap(self.engine.clock, version, self._swap.stall)
         self._put_weights()
-        self._stall(self._swap.stall)
         self._note("swap", version=version, drafter=service.name, ok=True, stall=self._swap.stall)
+        self._stall(self._swap.stall)
 
     def _put_weights(self) -> None:
         self.engine.set_drafter(self.curve.logits(self._service.weights), self._service.version)
@@ -246,8 +246,8 @@ class World:
         self.curve.verifier_update(h.retained)
         self.engine.set_verifier(self._verifier_version, h.kv_invalid)
         self._put_weights()
-        self._stall(h.stall)
         self._note("verifier_update", version=self._verifier_version, stall=h.stall, kv_invalid=h.kv_invalid)
+        self._stall(h.stall)
 
     # --- control ---
 

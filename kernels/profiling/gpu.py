@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import triton
 
-from kernels.common import Inputs, Op, full_check
+from kernels.common import Chip, Inputs, Op, chip_of, full_check
 from kernels.profiling import peers
 from kernels.profiling.plan import EAGER, FULL_CHECK, TRITON, Item
 from kernels.profiling.runner import Ceilings, Timing
@@ -48,6 +48,10 @@ class CudaBackend:
         self.properties = torch.cuda.get_device_properties(0)
         self.clock = SmClock(str(getattr(self.properties, "uuid", "")))
         self.stream = torch.cuda.Stream()
+
+    @property
+    def chip(self) -> Chip:
+        return chip_of(torch.empty(0, device="cuda"))
 
     @property
     def target(self) -> tuple[str, int | str, int]:
@@ -177,16 +181,19 @@ class SmClock:
 
     def __init__(self, uuid: str) -> None:
         self._handle: ctypes.c_void_p | None = None
+        handle = ctypes.c_void_p()
         try:
             self._nvml = ctypes.CDLL("libnvidia-ml.so.1")
-        except OSError:
+            found = self._open(uuid, handle)
+        except (OSError, AttributeError):
             return
-        handle = ctypes.c_void_p()
-        found = self._nvml.nvmlInit_v2() == 0 and (
+        self._handle = handle if found else None
+
+    def _open(self, uuid: str, handle: ctypes.c_void_p) -> bool:
+        return self._nvml.nvmlInit_v2() == 0 and (
             self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode(), ctypes.byref(handle)) == 0
             or self._nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)) == 0
         )
-        self._handle = handle if found else None
 
     def read(self) -> int | None:
         value = ctypes.c_uint()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kernels.aot import CompileOnly, variant
-from kernels.common import AMPERE, CDNA3, HOPPER, on_chip, recording
+from kernels.common import Chip, on_chip, recording
 from kernels.profiling.plan import FULL_CHECK, TRITON, Item
 from kernels.registry import OPS
 
@@ -18,26 +18,26 @@ AHEAD = 1200
 """Items looked at; what comes later mostly uses the same kernels."""
 
 
-def compile_ahead(jobs: int, target: Target, items: list[Item]) -> None:
+def compile_ahead(jobs: int, target: Target, chip: Chip, items: list[Item]) -> None:
     """Compile the kernels of the first AHEAD items for `target` in `jobs` processes, and wait for them."""
     ours = [i for i in items if i.impl in (TRITON, FULL_CHECK) and not OPS[i.op].composed][:AHEAD]
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=part, args=(job, jobs, target, ours), daemon=True) for job in range(jobs)
+        context.Process(target=part, args=(job, jobs, target, chip, ours), daemon=True) for job in range(jobs)
     ]
     for process in processes:
         process.start()
-    for process in processes:
+    for done, process in enumerate(processes, 1):
         process.join()
+        print(f"compiling ahead: {done} of {jobs} processes done", flush=True)
 
 
-def part(job: int, jobs: int, target: Target, items: list[Item]) -> int:
+def part(job: int, jobs: int, target: Target, chip: Chip, items: list[Item]) -> int:
     """Compile every kernel variant whose name falls to this job; how many launches that were."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
     driver.set_active(CompileOnly(GPUTarget(*target)))
-    chip = CDNA3 if target[0] == "hip" else HOPPER if int(target[1]) >= 90 else AMPERE
     compiled = 0
     for item in items:
 

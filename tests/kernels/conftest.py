@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE not in item.path.parents:
             continue
         item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
+        item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning:triton"))
         if item.get_closest_marker("gpu") and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if "interpreter" in item.fixturenames and GPU:

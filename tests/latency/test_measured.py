@@ -78,20 +78,33 @@ def test_two_short_prompts_cost_less_than_one_of_both(folder):
 
 
 def test_skew_lies_where_it_was_measured(folder):
-    """A tenth of the way to a level batch at the longest context; a quarter when a prompt shares."""
+    """Half short, half long: a tenth of the way to a level batch of long ones; a quarter beside a prompt."""
     model = load(str(folder))
+    short, long = 512, 1536
     for chunk, alpha in ((0, 0.1), (256, 0.25)):
-        level = StepShape(
+        skewed = StepShape(
             decode_seqs=8,
-            kv_sum=8 * 1024,
-            kv_max=1024,
+            kv_sum=4 * (short + long),
+            kv_sq=4 * (short**2 + long**2),
+            kv_max=long,
             prefill_tokens=chunk,
             prefill_pairs=chunk * (chunk + 1) / 2,
         )
-        low = own_layers(model, level)
-        high = own_layers(model, replace(level, kv_sum=8 * 3000, kv_max=3000))
-        skewed = own_layers(model, replace(level, kv_max=3000))
-        assert skewed == pytest.approx(low + alpha * (high - low))
+        low = own_layers(model, replace(skewed, kv_sq=8 * 1024**2, kv_max=1024))
+        high = own_layers(model, replace(skewed, kv_sum=8 * long, kv_sq=8 * long**2))
+        assert own_layers(model, skewed) == pytest.approx(low + alpha * (high - low))
+
+
+def test_one_long_context_skews_less_than_many(folder):
+    """Same mean and same longest: what counts is the spread."""
+    model = load(str(folder))
+    one = [900] * 7 + [1892]
+    many = [156] * 4 + [1892] * 4
+    shapes = [
+        StepShape(decode_seqs=8, kv_sum=sum(c), kv_sq=sum(x * x for x in c), kv_max=max(c))
+        for c in (one, many)
+    ]
+    assert own_layers(model, shapes[0]) < own_layers(model, shapes[1])
 
 
 def test_graph_padding_up_to_512_tokens(folder):

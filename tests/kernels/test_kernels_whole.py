@@ -7,7 +7,7 @@ import torch
 
 from kernels import whole
 from kernels.models import LLAMA3_8B, Model
-from kernels.whole import COPIES, WholeShape
+from kernels.whole_state import COPIES, WholeShape
 
 TINY = Model("tiny", 3, 128, 4, 2, 128, 192, 64, head_dim=32)
 OPS = {op.name: op for op in whole.OPS}
@@ -63,7 +63,13 @@ def test_hidden_states_are_written_out_only_for_a_drafter() -> None:
 
 def test_verify_floor_matches_the_published_arithmetic() -> None:
     """triton.md: Llama-3-8B on H200 (4.3 TB/s, 790 TFLOP/s), ms per step."""
-    floors = {(1024, 1, 1): 3.52, (1024, 32, 8): 5.87, (1024, 128, 8): 23.48, (4096, 128, 4): 25.72, (4096, 32, 1): 7.49}
+    floors = {
+        (1024, 1, 1): 3.52,
+        (1024, 32, 8): 5.87,
+        (1024, 128, 8): 23.48,
+        (4096, 128, 4): 25.72,
+        (4096, 32, 1): 7.49,
+    }
     for (context, batch, q), ms in floors.items():
         cost = whole.verify_cost(WholeShape(LLAMA3_8B.name, batch, q, context))
         memory, matrix = cost.cold_bytes / 4.3e9, cost.flops / 790e9

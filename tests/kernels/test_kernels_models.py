@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.common import Cost, relative_error
+from kernels.common import Cost, nvidia_chip, relative_error
 from kernels.models import LLAMA3_8B, LLAMA3_70B, PROFILED, model
 from kernels.registry import OPS, op
 
@@ -61,3 +61,18 @@ def test_launchers_take_every_specimen_on_meta() -> None:
 
 def test_llama_qkv_width() -> None:
     assert LLAMA3_8B.qkv == (32 + 8 + 8) * 128
+
+
+@pytest.mark.parametrize(
+    ("name", "major", "minor", "tma", "wgmma", "stages"),
+    [
+        ("A100", 8, 0, False, False, 8),
+        ("RTX 4090", 8, 9, False, False, 2),
+        ("H200", 9, 0, True, True, 8),
+        ("B200", 10, 0, True, True, 8),
+        ("RTX PRO 6000", 12, 0, True, False, 2),
+    ],
+)
+def test_chips(name: str, major: int, minor: int, tma: bool, wgmma: bool, stages: int) -> None:
+    chip = nvidia_chip(major, minor)
+    assert (chip.tma, chip.wgmma, chip.stages) == (tma, wgmma, stages), name
