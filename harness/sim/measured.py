@@ -41,12 +41,17 @@ class MeasuredRun:
     """vLLM's engine arguments."""
     kv_tokens: int | None
     """Tokens that the KV cache held, if the run says so."""
+    prefix_caching: bool = True
+    async_scheduling: bool = True
+    """Both are vLLM's defaults when the run does not say."""
 
 
 def read_measured(path: Path) -> MeasuredRun:
     """Read a run by its folder or path prefix. InputError or MissingPart, in one sentence, if it is not one."""
     table = _file(path, "requests.jsonl")
-    meta = json.loads(_file(path, "meta.json").read_text(encoding="utf-8"))
+    meta = _meta(_file(path, "meta.json"))
+    kv_cache = meta.get("kv_cache") or {}
+    scheduler = (meta.get("resolved_config") or {}).get("scheduler_config") or {}
     rows = [_row(line, table, i) for i, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1)]
     if not rows:
         raise InputError(f"{table} holds no request")
@@ -66,9 +71,21 @@ def read_measured(path: Path) -> MeasuredRun:
         ttft_client=column["first_token_ts"] - offset - arrival,
         tpot=(column["last_token_ts"] - column["first_token_ts"]) / steps,
         e2e=column["last_token_ts"] - column["queued_ts"],
-        engine=meta.get("engine_kwargs", {}),
-        kv_tokens=meta.get("kv_cache", {}).get("num_kv_tokens"),
+        engine=meta.get("engine_kwargs") or {},
+        kv_tokens=kv_cache.get("num_kv_tokens"),
+        prefix_caching=kv_cache.get("enable_prefix_caching", True),
+        async_scheduling=scheduler.get("async_scheduling", True),
     )
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} does not hold a run's settings as JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise InputError(f"{path} holds no JSON object; it must have engine_kwargs and the like")
+    return meta
 
 
 def _file(path: Path, name: str) -> Path:

@@ -79,7 +79,7 @@ def prepare(
         scenario=scenario,
         policies=arms,
         seeds=tuple(seeds),
-        latency=latency or scenario.latency,
+        latency=_split(latency or scenario.latency, scenario.engine.tensor_parallel),
         trace=trace,
         requests=requests,
         reading=reading,
@@ -90,6 +90,18 @@ def prepare(
     for cell in list(job.cells())[: len(arms)]:
         build_world(cell, _Nowhere())
     return job
+
+
+def _split(latency: str, ranks: int | None) -> str:
+    """The latency model's name for a target split over `ranks` accelerators; only rooflines know how."""
+    if ranks is None or ranks == 1 or latency.endswith(f":tp{ranks}"):
+        return latency
+    if not latency.startswith("roofline:") or ":tp" in latency:
+        raise InputError(
+            f"the scenario sets tensor_parallel = {ranks}, which latency model {latency!r} does not have; "
+            f"use a roofline, such as roofline:h100:llama3-70b:tp{ranks}"
+        )
+    return f"{latency}:tp{ranks}"
 
 
 def _scan(trace: Path) -> tuple[dict[str, Any], int]:

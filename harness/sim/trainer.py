@@ -15,6 +15,7 @@ import numpy as np
 import simpy
 
 from harness.contract import TrainerState, TrainPlan
+from harness.errors import InputError
 from harness.sim.learning import STEPS_PER_REQUEST, DrafterState, LearningCurve
 
 
@@ -86,6 +87,12 @@ class Trainer:
     # --- what the world tells it ---
 
     def follow(self, plan: TrainPlan) -> None:
+        """Train by this plan from the next step on. InputError for objectives, which only a real trainer has."""
+        if plan.objectives:
+            raise InputError(
+                f"the plan names training objectives {sorted(plan.objectives)}, but the parametric learning curve "
+                "does not tell objectives apart; leave them empty"
+            )
         self._plan = plan
         self._nudge()
 

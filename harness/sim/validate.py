@@ -48,13 +48,19 @@ def validate(*, measured: Path | None, latency: str | None, published: bool) -> 
 
 def simulate_measured(run: MeasuredRun, latency: str) -> tuple[dict[str, np.ndarray], LatencyModel]:
     """Serve the run's requests on the simulated engine; times per request, seconds."""
-    ranks = int(run.engine.get("data_parallel_size", 1))
+    if (shards := int(run.engine.get("tensor_parallel_size") or 1)) > 1:
+        raise InputError(
+            f"run {run.name} split its model over {shards} cards (tensor_parallel_size), but the tables are of one"
+        )
+    ranks = int(run.engine.get("data_parallel_size") or 1)
     experts = ranks if run.engine.get("enable_expert_parallel") else 1
     model = load_latency(latency, ep=experts) if experts > 1 else load_latency(latency)
     config = EngineConfig(
         max_num_seqs=int(run.engine.get("max_num_seqs") or 256),
         max_num_batched_tokens=int(run.engine.get("max_num_batched_tokens") or 2048),
         kv_tokens=run.kv_tokens or model.kv_capacity_tokens or _unknown_kv(run),
+        prefix_caching=run.prefix_caching,
+        async_scheduling=run.async_scheduling,
         max_k=0,
         drafter_loaded=False,
     )

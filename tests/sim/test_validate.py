@@ -137,6 +137,23 @@ def test_what_is_missing_is_named(tmp_path, own_run):
         validate(measured=tmp_path / "nowhere", latency="h100-llama3-8b", published=False)
 
 
+def test_a_run_on_several_cards_is_refused(tmp_path):
+    rows = [row(0.0, 1.0, 2.0, 3.0)]
+    with pytest.raises(InputError, match="tensor_parallel_size"):
+        validate(
+            measured=write_run(tmp_path / "tp", rows, tensor_parallel_size=2),
+            latency="h100-llama3-8b",
+            published=False,
+        )
+
+
+def test_damaged_settings_are_refused(tmp_path):
+    folder = write_run(tmp_path / "bad", [row(0.0, 1.0, 2.0, 3.0)])
+    (folder / "meta.json").write_text("{")
+    with pytest.raises(InputError, match=r"meta\.json"):
+        read_measured(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

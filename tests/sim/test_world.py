@@ -279,3 +279,11 @@ def test_a_policy_with_a_drafter_needs_a_price_for_it(monkeypatch):
     monkeypatch.setattr(cells, "load_latency", lambda name: NoDrafter())
     with pytest.raises(InputError, match="no drafter"):
         build_world(Cell(scenario(), "static:3", 0, "tables"), Records())
+
+
+def test_objectives_are_refused_not_ignored(monkeypatch):
+    policy = Scripted(
+        lambda tick: Plan(constant_k(3), train=TrainPlan(on=True, objectives={"forward_kl": 1.0}))
+    )
+    with pytest.raises(InputError, match="forward_kl"):
+        run("cadence", monkeypatch=monkeypatch, made=policy)
