@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,15 @@ def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
     lines += [
         Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]
     ]
-    lines += [Text(verdict["headline"], "bold"), Text(f"report: {out / 'report.html'}")]
-    return Group(*lines)
+    lines += [_headline(sentence, summary["arms"]) for sentence in verdict["headline"].split("; ")]
+    return Group(*lines, Text(f"report: {out / 'report.html'}"))
+
+
+def _headline(sentence: str, arms: Iterable[str]) -> Text:
+    """The sentence with the names of arms set apart: an arm may be called `goodput`, like a metric."""
+    words = sentence.split(" ")
+    named = [f"`{w}`" if i == 0 and w in arms else w for i, w in enumerate(words)]
+    return Text(" ".join(f"`{w[:-1]}`:" if w.endswith(":") and w[:-1] in arms else w for w in named), "bold")
 
 
 def _speedups(summary: Mapping[str, Any], best: str | None) -> Table:

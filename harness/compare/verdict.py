@@ -89,7 +89,7 @@ def _sentence(f: Mapping[str, Any]) -> str:
     how = {"faster": "faster than", "slower": "slower than", "undecided": "not shown to differ from"}[
         f["outcome"]
     ]
-    text = f"arm {f['arm']} is {how} {f['over']}: speedup {f['estimate']:.3f} ({f['low']:.3f} to {f['high']:.3f})"
+    text = f"{f['arm']} is {how} {f['over']}: speedup {f['estimate']:.3f} ({f['low']:.3f} to {f['high']:.3f})"
     return text + (
         f", but worse by {', '.join(f['against'])}" if f["outcome"] == "faster" and f["against"] else ""
     )

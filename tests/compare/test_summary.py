@@ -74,7 +74,7 @@ def test_a_sound_run_has_a_verdict(tmp_path: Path) -> None:
     (finding,) = told["findings"]
     assert (finding["arm"], finding["over"], finding["outcome"]) == ("bandit", "static:3", "faster")
     assert finding["beats_every_static"]
-    assert told["headline"].startswith("arm bandit is faster than static:3: speedup 1.2")
+    assert told["headline"].startswith("bandit is faster than static:3: speedup 1.2")
     assert verdict(summary) == told
 
 
