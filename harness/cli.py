@@ -36,6 +36,9 @@ def simulate(
     seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     latency: Annotated[str | None, typer.Option(help="Latency model: name, folder or file.")] = None,
+    policy_latency: Annotated[
+        str | None, typer.Option(help="Latency model that policies believe in; default: the true one.")
+    ] = None,
     acceptance: Annotated[str, typer.Option(help="Source of acceptance: parametric.")] = "parametric",
     requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
     steps: Annotated[bool, typer.Option(help="Keep every engine step in the log.")] = True,
@@ -55,6 +58,7 @@ def simulate(
         policies=policy or (),
         seeds=range(seed, seed + seeds),
         latency=latency,
+        policy_latency=policy_latency,
         acceptance=acceptance,
         trace=trace,
         requests=requests,

@@ -28,7 +28,13 @@ def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
     """Speedups with intervals, what each arm did, the verdict, and where the report is."""
     best = (summary["verdict"]["best_static"] or {}).get("arm")
     verdict = summary["verdict"]
-    lines: list[Any] = [_speedups(summary, best), _arms(summary)]
+    seeds = len(summary["seeds"])
+    lines: list[Any] = [
+        _title(f"{summary['scenario']}: speedup over the same requests, 95% interval, {seeds} paired seeds"),
+        _speedups(summary, best),
+        _title("Mean over seeds; length: acceptance length, bonus token included"),
+        _arms(summary),
+    ]
     lines += [
         Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]
     ]
@@ -44,10 +50,8 @@ def _headline(sentence: str, arms: Iterable[str]) -> Text:
 
 
 def _speedups(summary: Mapping[str, Any], best: str | None) -> Table:
-    seeds = len(summary["seeds"])
-    title = f"{summary['scenario']}: speedup over the same requests, 95% interval, {seeds} paired seeds"
     over = [arm for arm in dict.fromkeys((best, "none")) if arm and arm in summary["arms"]]
-    table = _table(title, ("arm", *(f"over {arm}" for arm in over), "tokens/s", "goodput"))
+    table = _table(("arm", *(f"over {arm}" for arm in over), "tokens/s", "goodput"))
     for arm, entry in summary["arms"].items():
         mean = entry["mean"]
         table.add_row(
@@ -61,7 +65,7 @@ def _speedups(summary: Mapping[str, Any], best: str | None) -> Table:
 
 def _arms(summary: Mapping[str, Any]) -> Table:
     columns = ("arm", "TTFT p50 ms", "TPOT ms", "E2E p90 s", "length", "mean K", "swaps", "SLO")
-    table = _table("Mean over seeds; length: acceptance length, bonus token included", columns)
+    table = _table(columns)
     for arm, entry in summary["arms"].items():
         mean = entry["mean"]
         shares = mean["k_histogram"] or {}
@@ -78,8 +82,12 @@ def _arms(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+def _title(text: str) -> Text:
+    return Text(text, "italic")
+
+
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     return table
@@ -101,7 +109,8 @@ def validation_table(result: Mapping[str, Any]) -> Group:
     """Measured against simulated, metric by metric, beside the best public simulator's error."""
     tables: list[Any] = []
     for check in result["checks"]:
-        table = _table(check["title"], check["columns"])
+        tables.append(_title(check["title"]))
+        table = _table(check["columns"])
         for row in check["rows"]:
             table.add_row(*(_cell(v) for v in row))
         tables.append(table)

@@ -59,6 +59,8 @@ class AttentionConfig:
 
 TILES = {16: (32, 4, 7), 32: (32, 4, 7), 64: (64, 4, 3), 128: (64, 8, 3)}
 """Rows of a tile: (KV tokens per iteration, warps, stages)."""
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Chunks that the longest sequence may be cut into."""
 
 
 def config(
@@ -66,14 +68,13 @@ def config(
 ) -> AttentionConfig:
     """The committed configuration: the chunk length that fills the chip with the least waste."""
     bn, warps, stages = TILES[pow2(rows, 16)]
-    slots = 2 * sms
-    candidates = {
-        cdiv(cdiv(lengths_max, parts), bn) * bn for parts in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-    }
+    slots, level = 2 * sms, lengths_sum == batch * lengths_max
+    candidates = {cdiv(cdiv(lengths_max, parts), bn) * bn for parts in PARTS}
 
     def time(chunk: int) -> float:
-        programs = kv_heads * max(batch, lengths_sum / chunk + batch * (chunk < lengths_max) / 2)
-        merge = 0 if chunk >= lengths_max else 256
+        each = cdiv(lengths_max, chunk) if level else max(1.0, lengths_sum / batch / chunk + 0.5)
+        programs = kv_heads * batch * each
+        merge = 0 if chunk >= lengths_max else 256 + 4 * cdiv(lengths_max, chunk)
         return cdiv(int(programs), slots) * (chunk + 96) + merge
 
     return AttentionConfig(min(sorted(candidates, reverse=True), key=time), bn, warps, stages)

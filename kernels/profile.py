@@ -31,6 +31,8 @@ LOST = 3
 STALL_S = 90.0
 """A worker that says nothing for so long is taken to hang (the first compile takes seconds)."""
 MAX_RESTARTS = 8
+SHOWN = 40
+"""Bad rows printed at the end; the file has them all."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,7 +184,7 @@ def _verdict(out: Path) -> int:
     rows = read(out)
     print("\n".join(summary(rows)))
     bad = [row for row in rows if row.status != OK and row.impl.startswith((TRITON, "full"))]
-    for row in bad:
+    for row in bad[:SHOWN]:
         print(line(row))
     print(f"{len(rows)} rows in {out}, {len(bad)} of ours not ok")
     return int(bool(bad))

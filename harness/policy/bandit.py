@@ -31,6 +31,7 @@ from harness.policy.correction import KNOWN, LatencyCorrection
 from harness.policy.costs import StepCosts
 from harness.policy.drafters import Drafters, Market
 from harness.policy.lengths import lengths, mixed_hazards, mixed_lengths
+from harness.policy.mixed import MixedSteps
 from harness.policy.pacing import TrainerPacing
 from harness.policy.probing import Probe, Prober
 from harness.policy.promotion import Clock
@@ -104,6 +105,7 @@ class Bandit(Policy):
         self._context = context
         self._rng = stream(context.seed, "policy", "bandit")
         self._costs = StepCosts(context)
+        self._mixed = MixedSteps(self._costs)
         self._correction = LatencyCorrection(self._costs, context.max_k)
         self._traffic = Traffic(context.max_k, s.mix_rate, s.slow_mix_rate)
         self._detector = ShiftDetector(MAX_GROUPS, s.drift, s.threshold)
@@ -119,10 +121,12 @@ class Bandit(Policy):
         self._probe: Probe | None = None
         self._probe_for = (-1, -1)
         self._probe_until = 0
-        self._steps: list[StepLatency] = []
+        self._steps: list[tuple[StepLatency, bool]] = []
+        self._trained = 0
         self._verifier: int | None = None
         self._context_tokens = context.mean_context
         self._ks = np.zeros(len(self._costs.ranges), dtype=np.intp)
+        self._in_force = self._ks
         self._written: list[int] = []
         self._schedule: KSchedule = ()
         self._rows = np.arange(len(self._costs.ranges))
@@ -140,7 +144,9 @@ class Bandit(Policy):
         hazards = self._drafters.belief.hazards()
         self._choose_k(mixed_lengths(hazards, self._traffic.mix), seconds)
         publish = self._choose_drafter(observation, seconds)
-        train = self._context.trainer and self._pacing.on(observation, self._traffic.slow_mix, shifted)
+        train = self._context.trainer and self._pacing.on(
+            observation, self._traffic.slow_mix, shifted, self._correction.interference
+        )
         ks, propensity = self._explore(observation, hazards, seconds)
         return self._plan(ks, train, publish, propensity)
 
@@ -174,12 +180,18 @@ class Bandit(Policy):
             self._context_tokens = observation.mean_context
         table = self._costs.seconds(self._context_tokens)
         self._table = table
-        self._steps += observation.steps
+        training = observation.trainer.steps > self._trained
+        self._trained = observation.trainer.steps
+        self._steps += [(s, training) for s in observation.steps]
         # Costs change slowly, so they are learned in blocks of ticks; at once while nothing is known.
         if self._tick <= EAGER_TICKS or self._tick % self.settings.review_ticks == 0:
             self._correction.update(self._steps, table)
             self._steps.clear()
-        return self._correction.correct(table)
+        k = int(self._in_force[self._costs.range_of(observation.batch)])
+        factor = math.exp(self._correction.now)
+        alone = self._correction.correct(table)
+        self._mixed.update(observation, k, alone, factor)
+        return self._mixed.add(alone, self._correction)
 
     # --- what to do ---------------------------------------------------------------------------
 
@@ -242,6 +254,7 @@ class Bandit(Policy):
         )
 
     def _plan(self, ks: np.ndarray, train: bool, publish: bool, propensity: float) -> Plan:
+        self._in_force = ks
         chosen = ks.tolist()
         if chosen != self._written:
             self._written, self._schedule = chosen, to_schedule(self._costs.ranges, chosen)

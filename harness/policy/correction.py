@@ -2,14 +2,15 @@
 
 A measured step differs from the predicted one by a factor, and its logarithm is taken apart:
 
-    log(measured / predicted) = now + log(1 + (beta - 1) x) + range + cell + noise
+    log(measured / predicted) = now + theta * training + log(1 + (beta - 1) x) + range + cell + noise
 
-`now` wanders with time (a trainer beside the server, clocks, neighbours) and concerns every K alike; x is the
-share of the predicted step that speculation adds, so `beta` repairs the price of a draft everywhere; `range`
-belongs to a range of batch sizes and `cell` to one (range, K). Only beta and cell change which K is best.
-A Kalman filter (now and beta with their covariance, the others with their variances) shares each surprise
-out by what was uncertain: a change while K stays goes to `now`, a change that comes with another K to the
-cell and to beta. Taking plain averages by cell instead would blame a K for whatever went on while it ran.
+`now` wanders with time (clocks, neighbours) and concerns every K alike, as does `theta`, what a trainer at
+work takes from the server; x is the share of the predicted step that speculation adds, so `beta` repairs the
+price of a draft everywhere; `range` belongs to a range of batch sizes and `cell` to one (range, K). Only beta
+and cell change which K is best. A Kalman filter (now, beta and theta with their covariance, the others with
+their variances) shares each surprise out by what was uncertain: a change while K stays goes to `now`, a change
+that comes with another K to the cell and to beta. Taking plain averages by cell instead would blame a K for
+whatever went on while it ran.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import numpy as np
 from harness.contract import StepLatency
 from harness.policy.costs import StepCosts
 
-NOW_SPREAD, BETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 0.6, 0.12, 0.06
+NOW_SPREAD, BETA_SPREAD, THETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 0.6, 0.2, 0.12, 0.06
 """Standard deviations assumed at first (of log factors; beta's of the factor itself)."""
 
-NOW_DRIFT, BETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.002, 0.002
+NOW_DRIFT, BETA_DRIFT, THETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.004, 0.002, 0.002
 """Random-walk standard deviation of each per update."""
 
 STEP_NOISE, BLOCK_NOISE = 0.10, 0.01
@@ -38,6 +39,8 @@ _FIRST_CELLS = 3.0
 _KEEP = 0.998
 _LOAD_RATE = 0.1
 _BETA = (0.1, 10.0)
+_MOST = np.array([NOW_SPREAD**2, BETA_SPREAD**2, THETA_SPREAD**2])
+_WALK = np.array([NOW_DRIFT**2, BETA_DRIFT**2, THETA_DRIFT**2])
 
 
 class LatencyCorrection:
@@ -53,19 +56,35 @@ class LatencyCorrection:
         """float64[ranges, max_k + 1]: measured over predicted, as believed now."""
         self.load = np.full(len(costs.ranges), 1.0 / len(costs.ranges))
         """float64[ranges], sums to 1: share of recent engine time by batch range."""
-        self.now, self.beta = 0.0, 1.0
-        self._p = [NOW_SPREAD**2, 0.0, BETA_SPREAD**2]  # var(now), cov, var(beta)
+        self._x = np.array([0.0, 1.0, 0.0])
+        self._p = np.diag(_MOST)
         self._range = [0.0] * shape[0]
         self._range_var = [RANGE_SPREAD**2] * shape[0]
         self._cell = np.zeros(shape)
         self._cell_var = np.full(shape, CELL_SPREAD**2)
         self._surprise, self._surprises = _FIRST_CELLS * CELL_SPREAD**2, _FIRST_CELLS
 
-    def update(self, measured: Sequence[StepLatency], table: np.ndarray) -> None:
-        """Learn from steps measured while `table` was the uncorrected prediction [ranges, max_k + 1]."""
+    @property
+    def now(self) -> float:
+        """Log factor of the moment."""
+        return float(self._x[0])
+
+    @property
+    def beta(self) -> float:
+        """Factor on what speculation adds to a step."""
+        return float(self._x[1])
+
+    @property
+    def interference(self) -> tuple[float, float]:
+        """Log factor of a trainer at work on the server's steps, and its standard deviation."""
+        return float(self._x[2]), math.sqrt(self._p[2, 2])
+
+    def update(self, measured: Sequence[tuple[StepLatency, bool]], table: np.ndarray) -> None:
+        """Learn from steps, each with whether the trainer was at work; `table` [ranges, max_k + 1] is the
+        uncorrected prediction for them."""
         rows = [
-            (s.batch, s.k, s.steps, s.seconds / s.steps)
-            for s in measured
+            (s.batch, s.k, s.steps, s.seconds / s.steps, training)
+            for s, training in measured
             if s.steps > 0 and s.batch >= 1 and 0 <= s.k <= self._max_k and 0.0 < s.seconds < math.inf
         ]
         if not rows:
@@ -78,7 +97,7 @@ class LatencyCorrection:
         time = np.bincount(at, weight * data[:, 3], minlength=len(self.load))
         self.load += _LOAD_RATE * (time / time.sum() - self.load)
         self._drift()
-        for row in _gathered(at, k, weight, np.log(data[:, 3] / predicted), share):
+        for row in _gathered(at, k, data[:, 4], weight, np.log(data[:, 3] / predicted), share):
             self._learn(*row)
         self._refresh(table)
 
@@ -86,29 +105,35 @@ class LatencyCorrection:
         """The corrected `table` [ranges, max_k + 1] (a new array), positive."""
         return table * self.ratio
 
+    def correct_mixed(self, extra: np.ndarray) -> np.ndarray:
+        """What a prompt adds to a step [ranges, max_k + 1], corrected: no cell was measured for it, so only by
+        the factor of the moment and, where it depends on K, by the price of a draft."""
+        base = extra[:, :1]
+        return (base + self.beta * (extra - base)) * math.exp(self.now)
+
     def hoped(self, table: np.ndarray, at: int, k: int) -> np.ndarray:
         """float64[max_k + 1]: the share of its estimate that each K may cost in range `at`, relative to the
         running `k`: two standard deviations below; 1 where it was measured."""
         share = 1.0 - table[at, 0] / table[at]
         cell = np.where(self.steps[at] < 1.0, self._surprise / self._surprises, self._cell_var[at])
-        variance = self._p[2] * (share - share[k]) ** 2 + cell
+        variance = self._p[1, 1] * (share - share[k]) ** 2 + cell
         return np.where(self.steps[at] >= KNOWN, 1.0, np.exp(-2.0 * np.sqrt(variance)))
 
     def _drift(self) -> None:
-        self._p[0] = min(self._p[0] + NOW_DRIFT**2, NOW_SPREAD**2)
-        self._p[2] = min(self._p[2] + BETA_DRIFT**2, BETA_SPREAD**2)
+        self._p.flat[::4] = np.minimum(self._p.flat[::4] + _WALK, _MOST)
         self._range_var = [min(v + RANGE_DRIFT**2, RANGE_SPREAD**2) for v in self._range_var]
         np.minimum(self._cell_var + CELL_DRIFT**2, CELL_SPREAD**2, out=self._cell_var)
         self.steps *= _KEEP
 
-    def _learn(self, at: int, k: int, steps: float, log_ratio: float, share: float) -> None:
+    def _learn(self, at: int, k: int, training: float, steps: float, log_ratio: float, share: float) -> None:
         """One Kalman update with a block of `steps` steps in cell (at, k)."""
         factor = 1.0 + (self.beta - 1.0) * share
-        slope = share / factor
-        p_now, cov, p_beta = self._p
-        to_now, to_beta = p_now + cov * slope, cov + p_beta * slope
-        others = to_now + slope * to_beta + self._range_var[at] + BLOCK_NOISE**2 + STEP_NOISE**2 / steps
-        error = log_ratio - (self.now + math.log(factor) + self._range[at] + self._cell[at, k])
+        slope = np.array([1.0, share / factor, training])
+        reach = self._p @ slope
+        noise = BLOCK_NOISE**2 + STEP_NOISE**2 / steps
+        others = float(slope @ reach) + self._range_var[at] + noise
+        expected = self.now + training * float(self._x[2]) + math.log(factor)
+        error = log_ratio - (expected + self._range[at] + float(self._cell[at, k]))
         error = min(max(error, -1.5), 1.5)
         if self.steps[at, k] < 1.0:
             self._surprise += max(0.0, error * error - others)
@@ -116,9 +141,9 @@ class LatencyCorrection:
             self._cell_var[at, k] = max(self._cell_var[at, k], self._surprise / self._surprises)
         cell_var = float(self._cell_var[at, k])
         total = others + cell_var
-        self.now += to_now / total * error
-        self.beta = min(max(self.beta + to_beta / total * error, _BETA[0]), _BETA[1])
-        self._p = [p_now - to_now**2 / total, cov - to_now * to_beta / total, p_beta - to_beta**2 / total]
+        self._x += reach * (error / total)
+        self._x[1] = min(max(self._x[1], _BETA[0]), _BETA[1])
+        self._p -= np.outer(reach, reach) / total
         self._range[at] += self._range_var[at] / total * error
         self._range_var[at] -= self._range_var[at] ** 2 / total
         self._cell[at, k] += cell_var / total * error
@@ -131,13 +156,21 @@ class LatencyCorrection:
         self.ratio = (1.0 + (self.beta - 1.0) * share) * np.exp(level)
 
 
+Block = tuple[int, int, float, float, float, float]
+
+
 def _gathered(
-    at: np.ndarray, k: np.ndarray, weight: np.ndarray, log_ratio: np.ndarray, share: np.ndarray
-) -> list[tuple[int, int, float, float, float]]:
-    """Rows of one cell joined, each value weighted by its steps; in order of first appearance."""
-    sums: dict[tuple[int, int], tuple[float, float, float]] = {}
-    columns = zip(at.tolist(), k.tolist(), weight.tolist(), log_ratio.tolist(), share.tolist(), strict=True)
-    for a, j, w, y, x in columns:
-        n, sum_y, sum_x = sums.get((a, j), (0.0, 0.0, 0.0))
-        sums[a, j] = (n + w, sum_y + w * y, sum_x + w * x)
-    return [(a, j, n, y / n, x / n) for (a, j), (n, y, x) in sums.items()]
+    at: np.ndarray,
+    k: np.ndarray,
+    training: np.ndarray,
+    weight: np.ndarray,
+    log_ratio: np.ndarray,
+    share: np.ndarray,
+) -> list[Block]:
+    """Rows of one cell and trainer state joined, values weighted by steps; in order of first appearance."""
+    sums: dict[tuple[int, int, float], tuple[float, float, float]] = {}
+    columns = (c.tolist() for c in (at, k, training, weight, log_ratio, share))
+    for a, j, t, w, y, x in zip(*columns, strict=True):
+        n, sum_y, sum_x = sums.get((a, j, t), (0.0, 0.0, 0.0))
+        sums[a, j, t] = (n + w, sum_y + w * y, sum_x + w * x)
+    return [(a, j, t, n, y / n, x / n) for (a, j, t), (n, y, x) in sums.items()]

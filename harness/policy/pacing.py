@@ -1,10 +1,17 @@
-"""Whether the trainer should run: on while it still improves, off on a plateau, on again after a shift."""
+"""Whether the trainer should run: on while it still improves, off on a plateau or in a peak, on after a shift."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from harness.contract import Observation
+from harness.policy.mixed import queued
+
+QUEUE_RATE = 0.1
+"""Weight of a tick in the share of ticks with a queue."""
+
+LEAST_COST = 0.05
+"""Added step time (log factor, upper estimate) below which a trainer is not in the way."""
 
 
 class TrainerPacing:
@@ -12,7 +19,8 @@ class TrainerPacing:
 
     A plateau: no improvement of `least` for `patience` seconds *and* for as many samples as it took to get
     there, a scale-free rule that suits slow and fast learners. Resumes on a detected shift, on a verifier
-    update, and when the mix has moved by `mix_change` in total variation.
+    update, and when the mix has moved by `mix_change` in total variation. While requests queue, a trainer
+    that takes from the server's step time stands aside.
     """
 
     def __init__(self, least: float, patience: float, mix_change: float) -> None:
@@ -23,9 +31,16 @@ class TrainerPacing:
         self._first_samples = 0
         self._level: float | None = None
         self._paused_mix: np.ndarray | None = None
+        self._queue = 0.0
+        self._stepped_aside = False
 
-    def on(self, observation: Observation, mix: np.ndarray, shifted: bool) -> bool:
-        """Whether to train until the next tick. `shifted`: acceptance or verifier changed in this one."""
+    def on(
+        self, observation: Observation, mix: np.ndarray, shifted: bool, interference: tuple[float, float]
+    ) -> bool:
+        """Whether to train until the next tick.
+
+        `shifted`: acceptance or verifier changed in this one; `interference`: what the trainer at work adds
+        to the server's step time (log factor) and how uncertain that is."""
         moved = self._paused_mix is not None and 0.5 * np.abs(mix - self._paused_mix).sum() > self._mix_change
         if shifted or moved:
             self._restart(observation)
@@ -38,7 +53,15 @@ class TrainerPacing:
         if waited > self._patience and samples - self._best_samples > max(took, 1):
             self._paused_mix = mix.copy()
             return False
-        return True
+        return not self._in_the_way(observation, sum(interference))
+
+    def _in_the_way(self, observation: Observation, cost: float) -> bool:
+        """Requests queue and the trainer may be slowing the server: it waits until the peak is over.
+
+        The pause itself tells whether it was, so one that is not in the way goes on after the first."""
+        self._queue += QUEUE_RATE * (queued(observation) - self._queue)
+        self._stepped_aside = self._queue > (0.2 if self._stepped_aside else 0.5)
+        return self._stepped_aside and cost > LEAST_COST
 
     def _restart(self, observation: Observation) -> None:
         self._paused_mix = None

@@ -42,6 +42,8 @@ class Cell:
     """Cut the run short after this many requests."""
     prefix_hashes: int = 0
     """Most prefix hashes of one request of the trace."""
+    policy_latency: str | None = None
+    """The latency model that policies are given; None: the simulator's own, so theirs has no error."""
 
     @property
     def total(self) -> int:
@@ -152,7 +154,7 @@ def _context(
     return PolicyContext(
         max_k=max_k,
         max_batch=engine.config.max_num_seqs,
-        predict=latency.predict,
+        predict=(load_latency(cell.policy_latency) if cell.policy_latency else latency).predict,
         offline_hazards=tuple(np.clip(hazards, 0.0, 1.0).tolist()),
         mean_context=_first_context(cell),
         trainer=trainer is not None,

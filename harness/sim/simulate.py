@@ -33,6 +33,7 @@ class Job:
     policies: tuple[str, ...]
     seeds: tuple[int, ...]
     latency: str
+    policy_latency: str | None = None
     trace: Path | None = None
     requests: int | None = None
     prefix_hashes: int = 0
@@ -46,7 +47,14 @@ class Job:
         for seed in self.seeds:
             for policy in self.policies:
                 yield Cell(
-                    self.scenario, policy, seed, self.latency, self.trace, self.requests, self.prefix_hashes
+                    scenario=self.scenario,
+                    policy=policy,
+                    seed=seed,
+                    latency=self.latency,
+                    trace=self.trace,
+                    requests=self.requests,
+                    prefix_hashes=self.prefix_hashes,
+                    policy_latency=self.policy_latency,
                 )
 
 
@@ -56,6 +64,7 @@ def prepare(
     policies: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     latency: str | None = None,
+    policy_latency: str | None = None,
     acceptance: str = ACCEPTANCES[0],
     trace: Path | None = None,
     requests: int | None = None,
@@ -80,6 +89,7 @@ def prepare(
         policies=arms,
         seeds=tuple(seeds),
         latency=_split(latency or scenario.latency, scenario.engine.tensor_parallel),
+        policy_latency=policy_latency,
         trace=trace,
         requests=requests,
         reading=reading,
@@ -177,6 +187,7 @@ def _info(job: Job) -> dict[str, Any]:
         "configuration": {
             "scenario": job.scenario.model_dump(mode="json"),
             "latency": latency.name,
+            "policy_latency": job.policy_latency or "the simulator's own, so without error",
             "acceptance": "parametric",
             "trace": job.trace.name if job.trace else None,
             "trace_reading": dict(job.reading),

@@ -40,6 +40,8 @@ COMMIT_VARIABLE = "SPECDRIFT_COMMIT"
 class CudaBackend:
     """The current CUDA device."""
 
+    device = "cuda"
+
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise ValueError(
@@ -120,21 +122,24 @@ class CudaBackend:
             return self._replay(call, 1)
 
     def _replay(self, once: Callable[[], object], calls: int) -> Timing:
-        first = self._timed(once, 1)[0]
+        first = self._timed(once, 1)[0][0]
         least, most = REPLAYS
         count = min(most, max(least, math.ceil(REPLAY_MS / max(first, 1e-3))))
-        times = [ms * 1e3 / calls for ms in self._timed(once, count)]
+        replays, clock = self._timed(once, count)
+        times = [ms * 1e3 / calls for ms in replays]
         low, *_, high = statistics.quantiles(times, n=10)
-        return Timing(statistics.median(times), low, high, count, self.clock.read())
+        return Timing(statistics.median(times), low, high, count, clock)
 
-    def _timed(self, once: Callable[[], object], count: int) -> list[float]:
+    def _timed(self, once: Callable[[], object], count: int) -> tuple[list[float], int | None]:
+        """Milliseconds of each of `count` runs, and the SM clock read while they are on their way."""
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
         marks[0].record(self.stream)
         for mark in marks[1:]:
             once()
             mark.record(self.stream)
+        clock = self.clock.read()
         self.stream.synchronize()
-        return [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
+        return [a.elapsed_time(b) for a, b in itertools.pairwise(marks)], clock
 
 
 class GpuJob:
@@ -142,7 +147,7 @@ class GpuJob:
 
     def __init__(self, backend: CudaBackend, item: Item, op: Op) -> None:
         self.backend, self.item, self.op = backend, item, op
-        self.inputs = op.inputs(item.shape, "cuda", DTYPE, SEED)
+        self.inputs = op.inputs(item.shape, backend.device, DTYPE, SEED)
 
     def error(self) -> float:
         full = self.item.impl == FULL_CHECK and not self.op.composed

@@ -1,4 +1,8 @@
-"""Without a GPU the kernels run in Triton's interpreter; that must be said before Triton is imported."""
+"""Without a GPU the kernels run in Triton's interpreter.
+
+TRITON_INTERPRET is read when a kernel is decorated, Triton's own included: it is set while Triton and
+our kernels are imported, and taken away again so that no process started by a test inherits it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,20 @@ torch = pytest.importorskip("torch", reason="the kernels extra is not installed"
 GPU = torch.cuda.is_available()
 
 if not GPU:
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+    before = os.environ.get("TRITON_INTERPRET")
+    if "triton" in sys.modules and before != "1":
         raise pytest.UsageError("Triton was imported before tests/kernels set TRITON_INTERPRET=1")
     os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton", reason="the kernels extra is not installed")
+    pytest.importorskip("triton", reason="the kernels extra is not installed")
+    import triton.experimental.gluon  # noqa: F401  (else imported at the first launch)
+
+    import kernels.linear_kl
+    import kernels.registry  # noqa: F401
+
+    if before is None:
+        del os.environ["TRITON_INTERPRET"]
+else:
+    pytest.importorskip("triton", reason="the kernels extra is not installed")
 
 HERE = Path(__file__).parent
 

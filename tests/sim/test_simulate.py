@@ -7,7 +7,8 @@ import json
 import pytest
 
 from harness.errors import InputError
-from harness.sim.simulate import prepare
+from harness.sim.cell import build_world
+from harness.sim.simulate import _Nowhere, prepare
 from workloads.scenario import load_scenario
 
 
@@ -46,3 +47,15 @@ def test_a_trace_with_prefixes_turns_the_prefix_cache_to_use(tmp_path):
     assert job.prefix_hashes == 3
     assert job.requests == 20
     assert next(job.cells()).prefix_hashes == 3
+
+
+def test_policies_can_be_given_a_wrong_latency_model():
+    """A table tuned by it differs from one tuned by the truth."""
+    scenario = load_scenario("steady").model_copy(update={"requests": 100})
+    truth, wrong = (
+        build_world(
+            next(prepare(scenario, policies=("schedule",), policy_latency=b).cells()), _Nowhere()
+        ).engine.state.k_by_batch.tolist()
+        for b in (None, "roofline:b200:llama3-70b:tp8")
+    )
+    assert truth != wrong

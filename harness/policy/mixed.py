@@ -1,0 +1,77 @@
+"""Steps that carry prompt tokens beside the decoding sequences: how many there are, what drafts cost in them.
+
+Under load most steps are mixed. A draft token that is nearly free in a memory-bound decode step costs its full
+price in a step that a prompt chunk has already made compute-bound. What that means for K depends on the queue.
+Without one, a request waits for every step it is in, prompt chunks of others included, and a deeper K saves
+it steps. With one, what counts is the work per token: each prompt has to be computed whatever K is, so only what
+decoding *adds* to a mixed step is charged, and the best K is smaller than the decode-only table says.
+
+A server does not report its chunks; their size is read off the time left after the decode-only steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.contract import Observation
+from harness.policy.correction import LatencyCorrection
+from harness.policy.costs import StepCosts
+
+RATE = 0.25
+"""Weight of a tick in the averages."""
+
+QUEUE = 0.1
+"""Waiting requests per running one above which requests count as queueing."""
+
+LEAST_SHARE = 0.05
+"""Share of mixed steps below which they are left out."""
+
+
+def queued(observation: Observation) -> bool:
+    """Whether requests queue: more wait than a tenth of those that run (and more than one)."""
+    return observation.waiting > max(1.0, QUEUE * observation.running)
+
+
+class MixedSteps:
+    """Follows the share of mixed steps and the prompt tokens they carry."""
+
+    def __init__(self, costs: StepCosts) -> None:
+        self._costs = costs
+        self.share = 0.0
+        """Share of engine steps that also carry prompt tokens, a moving average."""
+        self.prefill = 0.0
+        """Prompt tokens of such a step, a moving average."""
+        self.queueing = 0.0
+        """Share of recent ticks in which requests queued, a moving average."""
+        self._time: float | None = None
+        self._busy = False
+
+    def update(self, observation: Observation, k: int, alone: np.ndarray, factor: float) -> None:
+        """Take note of a tick that ran at K = `k`; `alone`: the corrected decode-only table; `factor`: measured
+        over predicted step time just now.
+
+        Only ticks with work throughout tell: at both ends requests must be running."""
+        self.queueing += RATE * (queued(observation) - self.queueing)
+        elapsed = None if self._time is None else observation.time - self._time
+        busy = self._busy and observation.running > 0
+        self._time, self._busy = observation.time, observation.running > 0
+        mixed = observation.engine_steps - sum(s.steps for s in observation.steps)
+        if elapsed is None or not busy or observation.engine_steps <= 0 or mixed < 0:
+            return
+        self.share += RATE * (mixed / observation.engine_steps - self.share)
+        swapped = observation.last_swap is not None and observation.drafter_age <= elapsed
+        if mixed and not swapped:
+            seconds = (elapsed - sum(s.seconds for s in observation.steps)) / mixed
+            decode = float(alone[self._costs.range_of(observation.running), k])
+            tokens = self._costs.prefill_of((seconds - decode) / factor, observation.running, k)
+            self.prefill += RATE * (tokens - self.prefill)
+
+    def add(self, alone: np.ndarray, correction: LatencyCorrection) -> np.ndarray:
+        """Mean seconds charged to the decoding sequences of a step, float64[ranges, max_k + 1], mixed steps
+        included; `alone` is the corrected decode-only table."""
+        if self.share < LEAST_SHARE or self.prefill <= 0.0:
+            return alone
+        extra = self._costs.prompt_extra(self.prefill) - self.queueing * self._costs.prompt_alone(
+            self.prefill
+        )
+        return np.maximum(alone + self.share * correction.correct_mixed(extra), 0.05 * alone)
