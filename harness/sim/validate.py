@@ -24,7 +24,7 @@ STATISTICS = ("mean", "median", "p90", "p99")
 BARS = {"ttft": 0.10, "tpot": 0.02, "e2e": 0.03}
 """Largest relative error of the mean that passes."""
 
-PEER = "LLMServingSim 2"
+PEER = "LLMServingSim"
 PEER_MEAN_ERRORS = {
     "RTX4090_Llama-3.1-8B": {"ttft": 0.006, "tpot": 0.002, "e2e": 0.005},
     "RTXPRO6000_Llama-3.1-8B": {"ttft": -0.040, "tpot": -0.010, "e2e": -0.018},
@@ -106,11 +106,13 @@ def _compare(run: MeasuredRun, simulated: Mapping[str, np.ndarray], model: Laten
             errors[f"{metric}.{statistic}"] = {"measured": measured, "simulated": ours, "error": error}
             theirs = f"{peer[metric]:+.1%}" if statistic == "mean" and metric in peer else ""
             bar = f"{BARS[metric]:.0%}" if statistic == "mean" and metric in BARS else ""
-            rows.append([metric, statistic, measured * 1e3, ours * 1e3, f"{error:+.1%}", bar, theirs])
+            rows.append(
+                [f"{metric} {statistic}", f"{measured:,.4f}", f"{ours:,.4f}", f"{error:+.1%}", bar, theirs]
+            )
     ok = all(abs(errors[f"{metric}.mean"]["error"]) <= bar for metric, bar in BARS.items())
     check = {
-        "title": f"{run.name}: {len(run.requests)} requests, measured against simulated (ms)",
-        "columns": ["metric", "statistic", "measured", "simulated", "error", "bar", PEER],
+        "title": f"{run.name}: {len(run.requests)} requests, seconds measured and simulated; bars hold the means",
+        "columns": ["metric", "measured", "simulated", "error", "bar", PEER],
         "rows": rows,
         "notes": [
             f"latency: {model.note}",
