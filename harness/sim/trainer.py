@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import simpy
@@ -17,6 +16,7 @@ import simpy
 from harness.contract import TrainerState, TrainPlan
 from harness.errors import InputError
 from harness.sim.learning import STEPS_PER_REQUEST, DrafterState, LearningCurve
+from harness.sim.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,6 @@ class TrainerConfig:
     """Training steps between candidates."""
     eval_k: int = 5
     """Draft positions that the held-out estimate rolls out."""
-
-
-class Service(Protocol):
-    """The drafters that the trainer compares its candidate with."""
-
-    @property
-    def weights(self) -> DrafterState: ...
-
-    @property
-    def static(self) -> DrafterState: ...
 
 
 class Trainer:

@@ -13,18 +13,16 @@ from typing import Protocol
 import numpy as np
 import simpy
 
-from harness.contract import STATIC, TRAINED, Event, Observation, Plan, Request, Swap, TrainerState
+from harness.contract import TRAINED, Event, Observation, Plan, Request, Swap, TrainerState
 from harness.observe import TICK_SECONDS, TICK_STEPS, Serving, observe, position_counts
 from harness.policy import Policy, PolicyContext, Truth
 from harness.rng import stream
 from harness.sim.decisions import tick_detail
 from harness.sim.engine import Engine, Labels
 from harness.sim.learning import DrafterState, LearningCurve
+from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.sim.truth import TruthTeller
-
-KEPT_VERSIONS = 8
-"""Published drafters that a rollback can still reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +53,6 @@ class Sink(Protocol):
     def step_rows(self, rows: np.ndarray) -> None: ...
     def request_rows(self, rows: np.ndarray) -> None: ...
     def events(self, events: Sequence[Event]) -> None: ...
-
-
-class _Service:
-    """Which drafter serves. Version 0 is the drafter of the start, which stays at hand as the static one."""
-
-    def __init__(self, static: DrafterState) -> None:
-        self.static = static
-        self.published: dict[int, DrafterState] = {}
-        self.newest = 0
-        self.version = 0
-        self.since = 0.0
-        self.last_swap: Swap | None = None
-        self.swapping = False
-
-    @property
-    def name(self) -> str:
-        return TRAINED if self.version else STATIC
-
-    @property
-    def weights(self) -> DrafterState:
-        return self.published[self.version] if self.version else self.static
-
-    def add(self, weights: DrafterState) -> None:
-        """Keep freshly published weights, and the few versions before them for a rollback."""
-        self.newest += 1
-        self.published[self.newest] = weights
-        for version in [v for v in self.published if v <= self.newest - KEPT_VERSIONS and v != self.version]:
-            del self.published[version]
-
-    def meant_by(self, drafter: str) -> int:
-        """The version that a plan's `drafter` means now; one no longer kept means the static one."""
-        if drafter == TRAINED:
-            return self.newest
-        version = int(drafter.partition(":")[2] or 0)
-        return version if version in self.published else 0
 
 
 class World:
@@ -124,7 +87,7 @@ class World:
         self._wake = self.env.event()
         self._arriving = True
         self._verifier_version = 0
-        self._service = _Service(curve.candidate())
+        self._service = Service(curve.candidate())
         self.trainer = (
             Trainer(
                 self.env, trainer, curve, engine.labels.domains, stream(seed, "trainer"),
