@@ -1,13 +1,14 @@
 """Compile every kernel for every chip without one, and hold the result to what it was.
 
-    python -m kernels.aot [--target sm_90] [--update] [--json]
+    python -m kernels.aot [--target sm_90] [--op gemm] [--update | --plan] [--json]
 
 Each op's launcher runs on `meta` tensors of its specimen shapes; instead of launching, each kernel
 is compiled with exactly the specialisation a launch would use. Gates: no spills, shared memory
 within the chip's limit, the widest matrix instruction present where the op is a product. The
 fingerprint (registers, shared memory, spills, instruction counts) is compared with the committed
 one in `kernels/fingerprints/`. Exit code 1 when a gate fails or a figure got worse; 2 when this
-cannot run here. One process per target: Triton holds one target per process.
+cannot run here. `--plan` compiles every variant that the profile would launch, not only the
+specimens, and applies the gates alone. One process per target: Triton holds one target per process.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class Finding:
     bad: bool
 
 
-def compile_target(target: str, only: Iterable[str] = ()) -> dict[str, Fingerprint]:
+def compile_target(target: str, only: Iterable[str] = (), plan: bool = False) -> dict[str, Fingerprint]:
     """Fingerprints of every kernel variant for `target`, by name; of the ops in `only` if any are given.
 
+    Variants are those of the specimens, or with `plan` of all profiled shapes.
     Sets this process's Triton target for good.
     """
     import torch
@@ -67,10 +69,17 @@ def compile_target(target: str, only: Iterable[str] = ()) -> dict[str, Fingerpri
             if name not in found:
                 found[name] = of_kernel(kernel.warmup(*args, grid=(1,), **meta), target)
 
-        for shape in op.specimens():
+        for shape in profiled(op) if plan else op.specimens():
             with recording(compiled), on_chip(chip):
                 op.run(**op.inputs(shape, "meta", torch.bfloat16, 0))
     return dict(sorted(found.items()))
+
+
+def profiled(op: Any) -> list[Any]:
+    """The op's shapes over all profiled models; none for what is composed of other ops."""
+    from kernels.models import PROFILED
+
+    return [] if op.composed else list(dict.fromkeys(s for model in PROFILED for s in op.shapes(model)))
 
 
 def variant(op: str, kernel: Any, meta: dict[str, Any], args: tuple[Any, ...]) -> str:
@@ -109,11 +118,7 @@ def check(
     """Gates, then the comparison with the committed fingerprints `known` (as in the file)."""
     import triton
 
-    lines = [
-        Finding(target, name, reason, True)
-        for name, print_ in found.items()
-        for reason in failed_gates(print_, target, is_product(name))
-    ]
+    lines = gate(target, found)
     if not known:
         return [*lines, Finding(target, "-", "no committed fingerprints; run with --update", True)]
     if known["triton"] != triton.__version__:
@@ -128,6 +133,15 @@ def check(
         elif not partial:
             lines.append(Finding(target, name, "committed variant is no longer compiled", True))
     return lines
+
+
+def gate(target: str, found: dict[str, Fingerprint]) -> list[Finding]:
+    """What may not ship, whatever it was before."""
+    return [
+        Finding(target, name, reason, True)
+        for name, print_ in found.items()
+        for reason in failed_gates(print_, target, is_product(name))
+    ]
 
 
 def read(target: str) -> dict[str, Any]:
@@ -148,12 +162,12 @@ def write(target: str, found: dict[str, Fingerprint]) -> Path:
     return path
 
 
-def one(target: str, update: bool, only: list[str]) -> list[Finding]:
+def one(target: str, update: bool, only: list[str], plan: bool) -> list[Finding]:
     """Compile and compare one target in this process."""
-    found = compile_target(target, only)
+    found = compile_target(target, only, plan)
     if update:
         write(target, found)
-    lines = check(target, found, read(target), partial=bool(only))
+    lines = gate(target, found) if plan else check(target, found, read(target), partial=bool(only))
     products = sum(map(is_product, found))
     summary = f"{len(found)} variants compiled, {products} of them products with {WIDEST_MATRIX[target]}"
     return [*lines, Finding(target, "-", summary, False)]
@@ -162,6 +176,7 @@ def one(target: str, update: bool, only: list[str]) -> list[Finding]:
 def _child(target: str, args: argparse.Namespace) -> list[Finding]:
     command = [sys.executable, "-m", "kernels.aot", "--target", target, "--json"]
     command += ["--update"] if args.update else []
+    command += ["--plan"] if args.plan else []
     command += [part for name in args.op for part in ("--op", name)]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -177,13 +192,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="one chip; all by default")
     parser.add_argument("--op", action="append", default=[], help="one operation; all by default")
     parser.add_argument("--update", action="store_true", help="write kernels/fingerprints/<target>.json")
+    parser.add_argument("--plan", action="store_true", help="every variant of the profile's plan, gates only")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     args = parser.parse_args(argv)
-    if args.update and args.op:
-        parser.error("--update writes whole files; leave --op out")
+    if args.update and (args.op or args.plan):
+        parser.error("--update writes the specimens of all operations; leave --op and --plan out")
     targets = args.target or list(TARGETS)
     if len(targets) == 1 and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
-        lines = one(targets[0], args.update, args.op)
+        lines = one(targets[0], args.update, args.op, args.plan)
     else:
         lines = [line for target in targets for line in _child(target, args)]
     if args.json:

@@ -3,7 +3,7 @@
 One tick, top to bottom in `decide`:
 1. counts by traffic group -> discounted Beta posteriors on the hazard of every position of the serving
    drafter version (`belief.py`); a CUSUM detects shifts and cuts the memory;
-2. measured steps -> corrected step seconds (`correction.py`);
+2. measured steps -> corrected step seconds, prompt chunks included (`running_costs.py`);
 3. K for each range of batch sizes = argmax of expected tokens per corrected second; now and then, with a
    logged probability and a bounded expected loss, a K whose worth is unknown (`probing.py`);
 4. drafter: publish a candidate when the lower confidence bound of its gain pays for the stall
@@ -18,29 +18,24 @@ requests queue and latency when they do not; SLO attainment therefore needs no s
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import STATIC, TRAINED, KSchedule, Observation, Plan, StepLatency, TrainPlan, constant_k
+from harness.contract import STATIC, TRAINED, KSchedule, Observation, Plan, TrainPlan, constant_k
 from harness.policy.base import Policy, PolicyContext
 from harness.policy.belief import ShiftDetector
 from harness.policy.buckets import to_schedule
-from harness.policy.correction import KNOWN, LatencyCorrection
-from harness.policy.costs import StepCosts
+from harness.policy.correction import KNOWN
 from harness.policy.drafters import Drafters, Market
 from harness.policy.lengths import lengths, mixed_hazards, mixed_lengths
-from harness.policy.mixed import MixedSteps
 from harness.policy.pacing import TrainerPacing
 from harness.policy.probing import Probe, Prober
 from harness.policy.promotion import Clock
 from harness.policy.publishing import Publisher
+from harness.policy.running_costs import RunningCosts
 from harness.policy.traffic import MAX_GROUPS, Traffic
 from harness.rng import stream
-
-EAGER_TICKS = 16
-"""Ticks at the start of a run in which measured steps are learned from at once."""
 
 PROBE_TICKS = 4
 """Ticks for which a proposal to probe stands while batch range and K stay the same."""
@@ -104,9 +99,8 @@ class Bandit(Policy):
         s = self.settings
         self._context = context
         self._rng = stream(context.seed, "policy", "bandit")
-        self._costs = StepCosts(context)
-        self._mixed = MixedSteps(self._costs)
-        self._correction = LatencyCorrection(self._costs, context.max_k)
+        self._costs = RunningCosts(context, s.review_ticks)
+        self._ranges = self._costs.model.ranges
         self._traffic = Traffic(context.max_k, s.mix_rate, s.slow_mix_rate)
         self._detector = ShiftDetector(MAX_GROUPS, s.drift, s.threshold)
         self._prober = Prober(
@@ -121,18 +115,15 @@ class Bandit(Policy):
         self._probe: Probe | None = None
         self._probe_for = (-1, -1)
         self._probe_until = 0
-        self._steps: list[tuple[StepLatency, bool]] = []
-        self._trained = 0
         self._verifier: int | None = None
-        self._context_tokens = context.mean_context
-        self._ks = np.zeros(len(self._costs.ranges), dtype=np.intp)
+        self._ks = np.zeros(len(self._ranges), dtype=np.intp)
         self._in_force = self._ks
         self._written: list[int] = []
         self._schedule: KSchedule = ()
-        self._rows = np.arange(len(self._costs.ranges))
+        self._rows = np.arange(len(self._ranges))
         if context.max_k == 0:
             return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
-        self._choose_k(lengths(context.hazards), self._costs.seconds(self._context_tokens))
+        self._choose_k(lengths(context.hazards), self._costs.table)
         return self._plan(self._ks, train=context.trainer, publish=False, propensity=1.0)
 
     def decide(self, observation: Observation) -> Plan:
@@ -140,12 +131,12 @@ class Bandit(Policy):
             return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
         self._tick += 1
         shifted = self._learn_acceptance(observation)
-        seconds = self._learn_cost(observation)
+        seconds = self._costs.update(observation, self._in_force)
         hazards = self._drafters.belief.hazards()
         self._choose_k(mixed_lengths(hazards, self._traffic.mix), seconds)
         publish = self._choose_drafter(observation, seconds)
         train = self._context.trainer and self._pacing.on(
-            observation, self._traffic.slow_mix, shifted, self._correction.interference
+            observation, self._traffic.slow_mix, shifted, self._costs.correction.interference
         )
         ks, propensity = self._explore(observation, hazards, seconds)
         return self._plan(ks, train, publish, propensity)
@@ -174,25 +165,6 @@ class Bandit(Policy):
         belief.observe(traffic.offered, traffic.accepted)
         return bool(alarm)
 
-    def _learn_cost(self, observation: Observation) -> np.ndarray:
-        """Corrected seconds per step, float64[ranges, max_k + 1], at the context of this tick."""
-        if math.isfinite(observation.mean_context) and observation.mean_context > 0:
-            self._context_tokens = observation.mean_context
-        table = self._costs.seconds(self._context_tokens)
-        self._table = table
-        training = observation.trainer.steps > self._trained
-        self._trained = observation.trainer.steps
-        self._steps += [(s, training) for s in observation.steps]
-        # Costs change slowly, so they are learned in blocks of ticks; at once while nothing is known.
-        if self._tick <= EAGER_TICKS or self._tick % self.settings.review_ticks == 0:
-            self._correction.update(self._steps, table)
-            self._steps.clear()
-        k = int(self._in_force[self._costs.range_of(observation.batch)])
-        factor = math.exp(self._correction.now)
-        alone = self._correction.correct(table)
-        self._mixed.update(observation, k, alone, factor)
-        return self._mixed.add(alone, self._correction)
-
     # --- what to do ---------------------------------------------------------------------------
 
     def _choose_k(self, length: np.ndarray, seconds: np.ndarray) -> None:
@@ -205,11 +177,11 @@ class Bandit(Policy):
         self, observation: Observation, hazards: np.ndarray, seconds: np.ndarray
     ) -> tuple[np.ndarray, float]:
         """K by range for the coming tick, and the probability of that choice."""
-        row = self._costs.range_of(observation.batch)
+        row = self._costs.model.range_of(observation.batch)
         k = int(self._ks[row])
         if (row, k) != self._probe_for or self._tick >= self._probe_until:
-            known = self._correction.steps[row] >= KNOWN
-            hoped_cost = self._correction.hoped(self._table, row, k)
+            known = self._costs.correction.steps[row] >= KNOWN
+            hoped_cost = self._costs.correction.hoped(self._costs.table, row, k)
             mixed = mixed_hazards(hazards, self._traffic.mix)
             self._probe = self._prober.propose(k, mixed, seconds[row], known, hoped_cost)
             self._probe_for, self._probe_until = (row, k), self._tick + PROBE_TICKS
@@ -247,9 +219,9 @@ class Bandit(Policy):
         return Market(
             mix=traffic.slow_mix,
             seconds=seconds,
-            load=self._correction.load,
+            load=self._costs.correction.load,
             reference_k=self._context.reference_k,
-            running_k=max(1, int(self._ks[self._costs.range_of(observation.batch)])),
+            running_k=max(1, int(self._ks[self._costs.model.range_of(observation.batch)])),
             domains=traffic.domain_mix(),
         )
 
@@ -257,7 +229,7 @@ class Bandit(Policy):
         self._in_force = ks
         chosen = ks.tolist()
         if chosen != self._written:
-            self._written, self._schedule = chosen, to_schedule(self._costs.ranges, chosen)
+            self._written, self._schedule = chosen, to_schedule(self._ranges, chosen)
         return Plan(
             k_by_batch=self._schedule,
             drafter=self._drafters.name,

@@ -23,7 +23,7 @@ import numpy as np
 from harness.contract import StepLatency
 from harness.policy.costs import StepCosts
 
-NOW_SPREAD, BETA_SPREAD, THETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 0.6, 0.2, 0.12, 0.06
+NOW_SPREAD, BETA_SPREAD, THETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 1.0, 0.2, 0.12, 0.06
 """Standard deviations assumed at first (of log factors; beta's of the factor itself)."""
 
 NOW_DRIFT, BETA_DRIFT, THETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.004, 0.002, 0.002
@@ -135,11 +135,12 @@ class LatencyCorrection:
         expected = self.now + training * float(self._x[2]) + math.log(factor)
         error = log_ratio - (expected + self._range[at] + float(self._cell[at, k]))
         error = min(max(error, -1.5), 1.5)
-        if self.steps[at, k] < 1.0:
-            self._surprise += max(0.0, error * error - others)
-            self._surprises += 1.0
-            self._cell_var[at, k] = max(self._cell_var[at, k], self._surprise / self._surprises)
         cell_var = float(self._cell_var[at, k])
+        if self.steps[at, k] < 1.0:
+            # How far off unmeasured cells have been, as far as nothing else explained it.
+            cell_var = max(cell_var, self._surprise / self._surprises)
+            self._surprise += (cell_var / (others + cell_var) * error) ** 2
+            self._surprises += 1.0
         total = others + cell_var
         self._x += reach * (error / total)
         self._x[1] = min(max(self._x[1], _BETA[0]), _BETA[1])
@@ -147,7 +148,7 @@ class LatencyCorrection:
         self._range[at] += self._range_var[at] / total * error
         self._range_var[at] -= self._range_var[at] ** 2 / total
         self._cell[at, k] += cell_var / total * error
-        self._cell_var[at, k] -= cell_var**2 / total
+        self._cell_var[at, k] = cell_var - cell_var**2 / total
         self.steps[at, k] += steps
 
     def _refresh(self, table: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import replace
 
 import numpy as np
@@ -49,21 +50,26 @@ class StepCosts:
     def prompt_extra(self, prefill: float) -> np.ndarray:
         """What `prefill` prompt tokens add to a step, float64[ranges, max_k + 1] seconds: at the context known
         before the run, for attention over other sequences' contexts adds to both alike."""
-        at = min(max(int(np.searchsorted(_PREFILL, prefill)), 1), len(_PREFILL) - 1)
-        few, many = _PREFILL[at - 1], _PREFILL[at]
+        few, many = _bracket(_PREFILL, prefill)
         part = min((prefill - few) / (many - few), 1.0)
         return _between(self._prompt_table(few), self._prompt_table(many), part)
 
     def prompt_alone(self, prefill: float) -> float:
         """Seconds of a step with `prefill` prompt tokens and nothing else."""
-        return float(np.interp(prefill, _PREFILL, [self._prompt_step(tokens) for tokens in _PREFILL]))
+        few, many = _bracket(_PREFILL, prefill)
+        part = min((prefill - few) / (many - few), 1.0)
+        return self._prompt_step(few) + part * (self._prompt_step(many) - self._prompt_step(few))
 
     def prefill_of(self, extra: float, batch: float, k: int) -> float:
         """Prompt tokens per step, 0..4096, that explain `extra` seconds beyond a decode-only step at `batch`
         and K = `k`: what a server does not report, read off its step time."""
-        row = self.range_of(batch)
-        predicted = [float(self._prompt_table(tokens)[row, k]) for tokens in _PREFILL]
-        return float(np.interp(extra, np.maximum.accumulate(predicted), _PREFILL))
+        row, few, below = self.range_of(batch), 0, 0.0
+        for many in _PREFILL[1:]:
+            above = float(self._prompt_table(many)[row, k])
+            if extra < above:
+                return few + (many - few) * max(0.0, extra - below) / (above - below)
+            few, below = many, max(below, above)
+        return float(_PREFILL[-1])
 
     def range_of(self, batch: float) -> int:
         """Index of the range that holds `batch`; the last one for anything larger."""
@@ -129,6 +135,12 @@ def best_k(length: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 def _between(low: np.ndarray, high: np.ndarray, weight: float) -> np.ndarray:
     return low + weight * (high - low)
+
+
+def _bracket(levels: tuple[int, ...], value: float) -> tuple[int, int]:
+    """The neighbouring levels round `value`; the last two for anything above them."""
+    at = min(max(bisect_left(levels, value), 1), len(levels) - 1)
+    return levels[at - 1], levels[at]
 
 
 def _level_context(level: int) -> float:

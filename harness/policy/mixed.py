@@ -1,10 +1,9 @@
 """Steps that carry prompt tokens beside the decoding sequences: how many there are, what drafts cost in them.
 
 Under load most steps are mixed. A draft token that is nearly free in a memory-bound decode step costs its full
-price in a step that a prompt chunk has already made compute-bound. What that means for K depends on the queue.
-Without one, a request waits for every step it is in, prompt chunks of others included, and a deeper K saves
-it steps. With one, what counts is the work per token: each prompt has to be computed whatever K is, so only what
-decoding *adds* to a mixed step is charged, and the best K is smaller than the decode-only table says.
+price in a step that a prompt chunk has already made compute-bound. Prompts arrive at a rate that K does not
+change and have to be computed anyway, so decoding is charged only for what it *adds* to a mixed step, and the best
+K is smaller than the decode-only table says.
 
 A server does not report its chunks; their size is read off the time left after the decode-only steps.
 """
@@ -20,16 +19,8 @@ from harness.policy.costs import StepCosts
 RATE = 0.25
 """Weight of a tick in the averages."""
 
-QUEUE = 0.1
-"""Waiting requests per running one above which requests count as queueing."""
-
 LEAST_SHARE = 0.05
 """Share of mixed steps below which they are left out."""
-
-
-def queued(observation: Observation) -> bool:
-    """Whether requests queue: more wait than a tenth of those that run (and more than one)."""
-    return observation.waiting > max(1.0, QUEUE * observation.running)
 
 
 class MixedSteps:
@@ -41,8 +32,8 @@ class MixedSteps:
         """Share of engine steps that also carry prompt tokens, a moving average."""
         self.prefill = 0.0
         """Prompt tokens of such a step, a moving average."""
-        self.queueing = 0.0
-        """Share of recent ticks in which requests queued, a moving average."""
+        self._known_for: float | None = None
+        self._extra = np.zeros(0)
         self._time: float | None = None
         self._busy = False
 
@@ -51,7 +42,6 @@ class MixedSteps:
         over predicted step time just now.
 
         Only ticks with work throughout tell: at both ends requests must be running."""
-        self.queueing += RATE * (queued(observation) - self.queueing)
         elapsed = None if self._time is None else observation.time - self._time
         busy = self._busy and observation.running > 0
         self._time, self._busy = observation.time, observation.running > 0
@@ -71,7 +61,8 @@ class MixedSteps:
         included; `alone` is the corrected decode-only table."""
         if self.share < LEAST_SHARE or self.prefill <= 0.0:
             return alone
-        extra = self._costs.prompt_extra(self.prefill) - self.queueing * self._costs.prompt_alone(
-            self.prefill
-        )
-        return np.maximum(alone + self.share * correction.correct_mixed(extra), 0.05 * alone)
+        prefill = round(self.prefill, -1)
+        if self._known_for != prefill:
+            self._known_for = prefill
+            self._extra = self._costs.prompt_extra(prefill) - self._costs.prompt_alone(prefill)
+        return np.maximum(alone + self.share * correction.correct_mixed(self._extra), 0.05 * alone)

@@ -5,13 +5,38 @@ from __future__ import annotations
 import numpy as np
 
 from harness.contract import Observation
-from harness.policy.mixed import queued
+
+QUEUE = 0.1
+"""Waiting requests per running one above which requests count as queueing."""
 
 QUEUE_RATE = 0.1
 """Weight of a tick in the share of ticks with a queue."""
 
 LEAST_COST = 0.05
 """Added step time (log factor, upper estimate) below which a trainer is not in the way."""
+
+
+def queued(observation: Observation) -> bool:
+    """Whether requests queue: more wait than a tenth of those that run (and more than one)."""
+    return observation.waiting > max(1.0, QUEUE * observation.running)
+
+
+class Peaks:
+    """Whether a trainer should stand aside: requests queue, and it may be slowing the server.
+
+    The pause itself tells whether it was, so a trainer that is not in the way goes on after the first one.
+    """
+
+    def __init__(self) -> None:
+        self._queue = 0.0
+        self._high = False
+
+    def in_the_way(self, observation: Observation, interference: tuple[float, float]) -> bool:
+        """`interference`: what the trainer at work adds to the server's step time (log factor), and how
+        uncertain that is."""
+        self._queue += QUEUE_RATE * (queued(observation) - self._queue)
+        self._high = self._queue > (0.2 if self._high else 0.5)
+        return self._high and sum(interference) > LEAST_COST
 
 
 class TrainerPacing:
@@ -31,16 +56,15 @@ class TrainerPacing:
         self._first_samples = 0
         self._level: float | None = None
         self._paused_mix: np.ndarray | None = None
-        self._queue = 0.0
-        self._stepped_aside = False
+        self._peaks = Peaks()
 
     def on(
         self, observation: Observation, mix: np.ndarray, shifted: bool, interference: tuple[float, float]
     ) -> bool:
         """Whether to train until the next tick.
 
-        `shifted`: acceptance or verifier changed in this one; `interference`: what the trainer at work adds
-        to the server's step time (log factor) and how uncertain that is."""
+        `shifted`: acceptance or verifier changed in this one; `interference`: see `Peaks`."""
+        aside = self._peaks.in_the_way(observation, interference)
         moved = self._paused_mix is not None and 0.5 * np.abs(mix - self._paused_mix).sum() > self._mix_change
         if shifted or moved:
             self._restart(observation)
@@ -53,15 +77,7 @@ class TrainerPacing:
         if waited > self._patience and samples - self._best_samples > max(took, 1):
             self._paused_mix = mix.copy()
             return False
-        return not self._in_the_way(observation, sum(interference))
-
-    def _in_the_way(self, observation: Observation, cost: float) -> bool:
-        """Requests queue and the trainer may be slowing the server: it waits until the peak is over.
-
-        The pause itself tells whether it was, so one that is not in the way goes on after the first."""
-        self._queue += QUEUE_RATE * (queued(observation) - self._queue)
-        self._stepped_aside = self._queue > (0.2 if self._stepped_aside else 0.5)
-        return self._stepped_aside and cost > LEAST_COST
+        return not aside
 
     def _restart(self, observation: Observation) -> None:
         self._paused_mix = None

@@ -100,6 +100,17 @@ def test_compiling_agrees_with_the_committed_file() -> None:
 
 
 @pytest.mark.slow
+def test_every_variant_of_the_plan_passes_the_gates_on_hopper() -> None:
+    code, findings = run_aot("--target", "sm_90", "--plan")
+    assert code == 0, [f for f in findings if f["bad"]]
+
+
+def test_update_takes_whole_files_only() -> None:
+    with pytest.raises(SystemExit):
+        aot.main(["--update", "--op", "gemm"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", list(aot.TARGETS))
 def test_everything_compiles_as_committed(target: str) -> None:
     code, findings = run_aot("--target", target)

@@ -1,4 +1,4 @@
-"""A wrong latency model is repaired by measured steps."""
+"""A wrong latency model is repaired by measured steps, and time is not mistaken for K."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from policy_world import context, predict
 
 from harness.contract import StepLatency
 from harness.latency.shape import StepShape, decode_shape
-from harness.policy.correction import LatencyCorrection
+from harness.policy.correction import KNOWN, LatencyCorrection
 from harness.policy.costs import StepCosts
+
+Learned = tuple[StepCosts, LatencyCorrection, np.ndarray]
 
 
 def true_cost(shape: StepShape) -> float:
@@ -18,54 +20,95 @@ def true_cost(shape: StepShape) -> float:
     return 0.7 * base + 2.5 * (predict(shape) - base)
 
 
-def learned(
-    cells: list[tuple[int, int]], noise: float = 0.0
-) -> tuple[StepCosts, LatencyCorrection, np.ndarray]:
+def block(batch: int, k: int, factor: float = 1.0, training: bool = False) -> tuple[StepLatency, bool]:
+    seconds = 32 * factor * true_cost(decode_shape(batch, k, 800.0))
+    return StepLatency(batch, k, 32, seconds, 1), training
+
+
+def learned(cells: list[tuple[int, int]], noise: float = 0.0) -> Learned:
     costs = StepCosts(context())
     correction = LatencyCorrection(costs, 7)
     table = costs.seconds(800.0)
     rng = np.random.default_rng(0)
     for batch, k in cells:
-        seconds = 32 * true_cost(decode_shape(batch, k, 800.0)) * (1 + noise * rng.normal())
-        correction.update([StepLatency(batch, k, 32, seconds, 1)], table)
+        correction.update([block(batch, k, 1 + noise * rng.normal())], table)
     return costs, correction, table
+
+
+def error_over_k(
+    costs: StepCosts, correction: LatencyCorrection, table: np.ndarray, batch: int
+) -> np.ndarray:
+    """Log errors of the corrected seconds at K = 0..7, less their mean: what misleads a choice of K."""
+    row = costs.range_of(batch)
+    size = int(costs.batches[row])
+    truth = np.array([true_cost(decode_shape(size, k, 800.0)) for k in range(8)])
+    error = np.log(correction.correct(table)[row] / truth)
+    return np.asarray(error - error.mean())
 
 
 def test_nothing_measured_changes_nothing() -> None:
     _, correction, table = learned([])
     assert correction.correct(table) == pytest.approx(table)
-    assert correction.factors() == (1.0, 1.0)
 
 
 def test_two_measured_k_tell_about_the_others() -> None:
-    cells = [(16, 0), (16, 3)] * 30 + [(48, 2), (8, 5)] * 10
-    costs, correction, table = learned(cells, noise=0.02)
-    alpha, beta = correction.factors()
-    assert alpha == pytest.approx(0.7, abs=0.03)
-    assert beta == pytest.approx(2.5, rel=0.08)
-    row = costs.range_of(24)
-    batch = int(costs.batches[row])
-    truth = [true_cost(decode_shape(batch, k, 800.0)) for k in range(8)]
-    assert correction.correct(table)[row] == pytest.approx(truth, rel=0.08), "a range never measured"
+    costs, correction, table = learned([(16, 0), (16, 3)] * 40, noise=0.02)
+    before = np.abs(error_over_k(*learned([]), batch=16)).max()
+    assert before > 0.3
+    assert np.abs(error_over_k(costs, correction, table, 16)).max() < 0.15
+    assert np.abs(error_over_k(costs, correction, table, 24)).max() < 0.2, "a range never measured"
 
 
-def test_a_measured_cell_is_believed() -> None:
-    costs, correction, _ = learned([(16, 6)] * 3)
+def test_measured_cells_are_believed() -> None:
+    costs, correction, _ = learned([(16, k) for k in range(8)] * 12)
     row = costs.range_of(16)
-    ratio = true_cost(decode_shape(16, 6, 800.0)) / predict(decode_shape(16, 6, 800.0))
-    assert correction.ratio[row, 6] == pytest.approx(ratio, rel=0.03)
+    truth = [true_cost(decode_shape(16, k, 800.0)) for k in range(8)]
+    predicted = [predict(decode_shape(16, k, 800.0)) for k in range(8)]
+    ratio = correction.ratio[row]
+    assert ratio == pytest.approx(np.array(truth) / predicted, rel=0.05)
+    assert (correction.steps[row] > KNOWN).all()
 
 
-def test_optimism_fades_as_the_model_proves_right_and_stays_when_it_does_not() -> None:
-    cells = [(b, k) for b in (4, 16, 48, 128) for k in range(6)]
+def test_a_slow_hour_is_not_blamed_on_the_k_that_ran() -> None:
+    """K = 2 runs while the server is 40% slower, K = 4 while it is not: averages by cell would prefer 4."""
+    costs, correction, table = learned([(16, 2), (16, 4)] * 20)
+    fair, before = error_over_k(costs, correction, table, 16), correction.now
+    for _ in range(60):
+        correction.update([block(16, 2, factor=1.4)], table)
+    slow = error_over_k(costs, correction, table, 16)
+    assert np.abs(slow - fair).max() < 0.06
+    assert correction.now - before == pytest.approx(np.log(1.4), abs=0.07)
+
+
+def test_interference_of_the_trainer_is_measured() -> None:
     costs = StepCosts(context())
-    right = LatencyCorrection(costs, 7)
     table = costs.seconds(800.0)
-    assert right.optimistic() < 0.75
-    for batch, k in cells:
-        right.update([StepLatency(batch, k, 32, 32 * predict(decode_shape(batch, k, 800.0)), 1)], table)
-    assert right.optimistic() > 0.88
-    assert right.optimistic() > learned(cells)[1].optimistic() + 0.05
+    beside, apart = LatencyCorrection(costs, 7), LatencyCorrection(costs, 7)
+    assert sum(beside.interference) > 0.15, "unknown at first"
+    for i in range(60):
+        training = (i // 5) % 2 == 0
+        beside.update([block(16, 3, 1.3 if training else 1.0, training)], table)
+        apart.update([block(16, 3, 1.0, training)], table)
+    assert beside.interference[0] == pytest.approx(np.log(1.3), abs=0.05)
+    assert abs(apart.interference[0]) < 0.03
+    assert sum(apart.interference) < 0.05
+
+
+def test_hope_is_for_unmeasured_cells_and_fades_as_the_model_proves_right() -> None:
+    costs = StepCosts(context())
+    table = costs.seconds(800.0)
+    right = LatencyCorrection(costs, 7)
+    row = costs.range_of(16)
+    first = right.hoped(table, row, 3)
+    assert (first < 0.95).all()
+    for batch in (4, 48, 128):
+        for k in range(6):
+            seconds = 32 * predict(decode_shape(batch, k, 800.0))
+            right.update([(StepLatency(batch, k, 32, seconds, 1), False)], table)
+    assert (right.hoped(table, row, 3) > first).all()
+    assert right.hoped(table, costs.range_of(48), 3)[2] == 1.0
+    wrong = learned([(b, k) for b in (4, 48, 128) for k in range(6)])[1]
+    assert wrong.hoped(table, row, 3)[0] < right.hoped(table, row, 3)[0]
 
 
 def test_odd_steps_are_ignored() -> None:
@@ -77,5 +120,5 @@ def test_odd_steps_are_ignored() -> None:
         StepLatency(4, 1, 3, float("inf"), 9),
         StepLatency(4, 1, 3, float("nan"), 9),
     ]
-    correction.update(odd, table)
+    correction.update([(s, False) for s in odd], table)
     assert correction.correct(table) == pytest.approx(table)

@@ -82,9 +82,9 @@ def test_costs_ask_the_model_seldom() -> None:
         return 1e-3
 
     costs = StepCosts(context(predict=counted))
-    for tokens in np.linspace(500, 1000, 200):
+    for tokens in np.linspace(300, 1000, 200):
         costs.seconds(float(tokens))
-    assert calls == 3 * len(costs.ranges) * 8
+    assert calls == 2 * len(costs.ranges) * 8
 
 
 def test_a_model_that_predicts_nonsense_is_refused() -> None:

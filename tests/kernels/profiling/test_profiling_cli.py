@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 
 from kernels import profile
 from kernels.profiling.rows import ERROR, OK, Row, Store, read
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_list_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +103,16 @@ def test_line_shows_what_matters() -> None:
     assert profile.line(Row("gemm", "triton", "m", {"m": 1}, "bf16", ERROR, reason="boom")).endswith(
         "1: boom"
     )
+
+
+def test_the_profiler_needs_torch_and_triton_alone() -> None:
+    """The GPU machine has little else, and `harness` may need more."""
+    code = (
+        "import sys, kernels.profile, kernels.profiling.gpu, kernels.profiling.precompile, kernels.linear_kl\n"
+        "print([m for m in ('pandas', 'pyarrow', 'numba', 'scipy', 'simpy', 'harness') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 def test_worker_notes_are_plain_items() -> None:
