@@ -116,7 +116,7 @@ class TrainerState:
     dropped: int = 0
     """Traces lost because the buffer was full."""
     candidate: int | None = None
-    """Version of a candidate that is ready to publish."""
+    """Number of the candidate that is ready to publish; None without one."""
     candidate_samples: int = 0
     """Training samples the candidate saw beyond the serving version."""
     heldout_serving: Mapping[str, float] = field(default_factory=dict)

@@ -29,6 +29,10 @@ NOW_SPREAD, BETA_SPREAD, THETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 1.0, 0.2
 NOW_DRIFT, BETA_DRIFT, THETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.004, 0.002, 0.002
 """Random-walk standard deviation of each per update."""
 
+FIXED_SPREAD = 0.12
+"""Of what a round of drafting costs whatever K >= 1 is (launches, a second model's fixed work): unknown until
+K = 0 has been seen beside K >= 1, for beta alone cannot tell it from the price per draft."""
+
 STEP_NOISE, BLOCK_NOISE = 0.10, 0.01
 """Of one measured step, and of a block of steps however long (its contexts differ from the mean)."""
 
@@ -39,8 +43,8 @@ _FIRST_CELLS = 3.0
 _KEEP = 0.998
 _LOAD_RATE = 0.1
 _BETA = (0.1, 10.0)
-_MOST = np.array([NOW_SPREAD**2, BETA_SPREAD**2, THETA_SPREAD**2])
-_WALK = np.array([NOW_DRIFT**2, BETA_DRIFT**2, THETA_DRIFT**2])
+_MOST = (NOW_SPREAD**2, BETA_SPREAD**2, THETA_SPREAD**2)
+_WALK = (NOW_DRIFT**2, BETA_DRIFT**2, THETA_DRIFT**2)
 
 
 class LatencyCorrection:
@@ -56,8 +60,8 @@ class LatencyCorrection:
         """float64[ranges, max_k + 1]: measured over predicted, as believed now."""
         self.load = np.full(len(costs.ranges), 1.0 / len(costs.ranges))
         """float64[ranges], sums to 1: share of recent engine time by batch range."""
-        self._x = np.array([0.0, 1.0, 0.0])
-        self._p = np.diag(_MOST)
+        self._x = [0.0, 1.0, 0.0]
+        self._p = [[most if i == j else 0.0 for j in range(3)] for i, most in enumerate(_MOST)]
         self._range = [0.0] * shape[0]
         self._range_var = [RANGE_SPREAD**2] * shape[0]
         self._cell = np.zeros(shape)
@@ -67,17 +71,17 @@ class LatencyCorrection:
     @property
     def now(self) -> float:
         """Log factor of the moment."""
-        return float(self._x[0])
+        return self._x[0]
 
     @property
     def beta(self) -> float:
         """Factor on what speculation adds to a step."""
-        return float(self._x[1])
+        return self._x[1]
 
     @property
     def interference(self) -> tuple[float, float]:
         """Log factor of a trainer at work on the server's steps, and its standard deviation."""
-        return float(self._x[2]), math.sqrt(self._p[2, 2])
+        return self._x[2], math.sqrt(self._p[2][2])
 
     def update(self, measured: Sequence[tuple[StepLatency, bool]], table: np.ndarray) -> None:
         """Learn from steps, each with whether the trainer was at work; `table` [ranges, max_k + 1] is the
@@ -116,11 +120,14 @@ class LatencyCorrection:
         running `k`: two standard deviations below; 1 where it was measured."""
         share = 1.0 - table[at, 0] / table[at]
         cell = np.where(self.steps[at] < 1.0, self._surprise / self._surprises, self._cell_var[at])
-        variance = self._p[1, 1] * (share - share[k]) ** 2 + cell
+        variance = self._p[1][1] * (share - share[k]) ** 2 + cell
+        variance[1:] += FIXED_SPREAD**2 * (k == 0)
+        variance[0] += FIXED_SPREAD**2 * (k > 0)
         return np.where(self.steps[at] >= KNOWN, 1.0, np.exp(-2.0 * np.sqrt(variance)))
 
     def _drift(self) -> None:
-        self._p.flat[::4] = np.minimum(self._p.flat[::4] + _WALK, _MOST)
+        for i in range(3):
+            self._p[i][i] = min(self._p[i][i] + _WALK[i], _MOST[i])
         self._range_var = [min(v + RANGE_DRIFT**2, RANGE_SPREAD**2) for v in self._range_var]
         np.minimum(self._cell_var + CELL_DRIFT**2, CELL_SPREAD**2, out=self._cell_var)
         self.steps *= _KEEP
@@ -128,11 +135,11 @@ class LatencyCorrection:
     def _learn(self, at: int, k: int, training: float, steps: float, log_ratio: float, share: float) -> None:
         """One Kalman update with a block of `steps` steps in cell (at, k)."""
         factor = 1.0 + (self.beta - 1.0) * share
-        slope = np.array([1.0, share / factor, training])
-        reach = self._p @ slope
+        slope = share / factor
+        reach = [row[0] + row[1] * slope + row[2] * training for row in self._p]
         noise = BLOCK_NOISE**2 + STEP_NOISE**2 / steps
-        others = float(slope @ reach) + self._range_var[at] + noise
-        expected = self.now + training * float(self._x[2]) + math.log(factor)
+        others = reach[0] + reach[1] * slope + reach[2] * training + self._range_var[at] + noise
+        expected = self.now + training * self._x[2] + math.log(factor)
         error = log_ratio - (expected + self._range[at] + float(self._cell[at, k]))
         error = min(max(error, -1.5), 1.5)
         cell_var = float(self._cell_var[at, k])
@@ -142,9 +149,9 @@ class LatencyCorrection:
             self._surprise += (cell_var / (others + cell_var) * error) ** 2
             self._surprises += 1.0
         total = others + cell_var
-        self._x += reach * (error / total)
+        self._x = [x + r * error / total for x, r in zip(self._x, reach, strict=True)]
         self._x[1] = min(max(self._x[1], _BETA[0]), _BETA[1])
-        self._p -= np.outer(reach, reach) / total
+        self._p = [[self._p[i][j] - reach[i] * reach[j] / total for j in range(3)] for i in range(3)]
         self._range[at] += self._range_var[at] / total * error
         self._range_var[at] -= self._range_var[at] ** 2 / total
         self._cell[at, k] += cell_var / total * error

@@ -16,6 +16,9 @@ STATIC_KEY = -1
 PROMISE_STRENGTH = 60.0
 """Pseudo-drafts at each position of what newly published weights are expected to do."""
 
+LEAST_STEPS = 200.0
+"""Verify steps of live evidence over the running mix without which a version that rests is not considered."""
+
 MAX_VERSIONS = 5
 """Versions remembered, the static one included; the oldest idle one goes first."""
 
@@ -116,7 +119,7 @@ class Drafters:
         now = float(lengths(hazards)[k])
         self._calibrate(observation, market, now, strength)
         ceiling = now + z * _error(step_variance(hazards, k), strength)
-        others = {key: self._floor(key, observation, market, z) for key in self._beliefs if key != self._key}
+        others = {key: self._floor(key, observation, market, z) for key in self._credible(market.mix)}
         best = max(others, key=lambda key: others[key], default=self._key)
         if best == self._key or others[best] <= ceiling:
             return False
@@ -126,6 +129,14 @@ class Drafters:
         self._wanted, self._decided_at = best, observation.time
         self.name = self._name_of(best)
         return True
+
+    def _credible(self, mix: np.ndarray) -> list[int]:
+        """Other versions at hand that served enough of this mix to be judged; always the static one."""
+        return [
+            key
+            for key, belief in self._beliefs.items()
+            if key != self._key and (key == STATIC_KEY or belief.strength(mix) >= LEAST_STEPS)
+        ]
 
     def _floor(self, key: int, observation: Observation, market: Market, z: float) -> float:
         """Lower confidence bound on the acceptance length of version `key` at the running K."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.policy.base import HAZARD_FLOOR
 
-_SHIFTS = np.linspace(-8.0, 8.0, 65)
+_SHIFTS = np.linspace(-8.0, 8.0, 49)
 
 
 def lengths(hazards: np.ndarray) -> np.ndarray:

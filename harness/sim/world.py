@@ -157,13 +157,9 @@ class World:
                 self._tick()
                 steps = 0
 
-    def _publish(self) -> Generator[simpy.Event, object, None]:
+    def _publish(self, weights: DrafterState) -> Generator[simpy.Event, object, None]:
         """Bring the candidate to the server, then ask the engine to put it in between two steps."""
         assert self.trainer is not None
-        weights = self.trainer.candidate
-        if weights is None:
-            return
-        self._service.swapping = True
         self._note("publish", samples=self.trainer.state.candidate_samples)
         self.trainer.published()
         yield self.env.timeout(self._swap.transfer)
@@ -262,9 +258,11 @@ class World:
         if self.trainer:
             self.trainer.follow(plan.train)
             if plan.publish and not service.swapping and self.trainer.candidate is not None:
-                self.env.process(self._publish())
+                service.swapping = True
+                self.env.process(self._publish(self.trainer.candidate))
         version = service.meant_by(plan.drafter)
-        if version != service.version:
+        arriving = service.swapping and plan.drafter == TRAINED  # what is on its way will serve, not what was
+        if version != service.version and not arriving:
             self._switch(version)
 
     # --- what the scenario has in store ---

@@ -97,7 +97,7 @@ def test_a_wrong_latency_model_is_repaired() -> None:
     world = World(seconds=slow_drafter)
     best = play("static:0", world, 200.0).goodput
     assert play("schedule", world, 200.0).goodput < 0.75 * best
-    assert play("bandit", world, 200.0).goodput > 0.93 * best
+    assert play("bandit", world, 200.0).goodput > 0.95 * best
 
 
 def improving(time: float, domain: str, version: int) -> np.ndarray:

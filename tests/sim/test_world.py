@@ -172,6 +172,22 @@ def test_a_plan_can_go_back_to_the_static_drafter(monkeypatch):
     assert policy.seen[-1].drafter == "static"
 
 
+def test_publishing_from_the_static_drafter_swaps_once(monkeypatch):
+    """Back to trained with a publication under way: the new weights serve next, not the old trained ones."""
+
+    def script(tick):
+        static = 100 <= tick < 200
+        return Plan(
+            constant_k(4),
+            drafter="static" if static else "trained",
+            train=TrainPlan(on=True),
+            publish=tick in (60, 200),
+        )
+
+    sink, _ = run("cadence", monkeypatch=monkeypatch, made=Scripted(script), requests=2000)
+    assert [e.detail["version"] for e in sink.kinds("swap")] == [1, 0, 2]
+
+
 def test_a_failed_swap_leaves_the_old_weights(monkeypatch):
     policy = Scripted(publish_always)
     sink, _ = run(
