@@ -301,8 +301,14 @@ class Event:
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON of a contract dataclass, or of plain data; mapping keys that are tuples join with '|'."""
-    return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+    """Compact JSON of a contract dataclass, or of plain data.
+
+    Mapping keys that are tuples join with '|'; numbers that are not finite become null.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)  # plain already, as most is
+    except (TypeError, ValueError):
+        return json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

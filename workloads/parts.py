@@ -87,6 +87,8 @@ class Trainer(Part):
     """Whether it runs on its own accelerator; otherwise it shares the server's."""
     interference: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     """Factor on the time of an engine step while a trainer that shares the accelerator trains. (assumed)"""
+    servers: Count = 1
+    """Servers that publish from this trainer; each is charged its part of the trainer's own accelerator."""
     samples_per_second: Positive = 40.0
     """Speed of training at full budget. Assumed: a one-layer EAGLE-3 head (0.35 G parameters with its
     vocabulary head) over 7 unrolled draft steps costs 15 GFLOP a token, 500 tokens a sample, at 300

@@ -8,7 +8,7 @@ and Python callers share one truth.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class StepShape:
 
     def vector(self) -> np.ndarray:
         """float64[len(FIELDS)], in the order of `FIELDS`."""
-        return np.array(astuple(self), dtype=np.float64)
+        return np.array([getattr(self, name) for name in FIELDS], dtype=np.float64)
 
     @property
     def tokens(self) -> int:

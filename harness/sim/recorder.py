@@ -41,10 +41,12 @@ class Recorder:
 
     def close(self) -> None:
         if self._steps:
-            rows = np.concatenate(self._steps)
+            rows = np.concatenate(self._steps, dtype=STEP)
             self._writer.steps({name: rows[name] for name in STEP.names or ()})
         if self._requests:
-            self._writer.requests(self._request_columns(np.concatenate(self._requests)))
+            self._writer.requests(
+                self._request_columns(np.concatenate(self._requests, dtype=self._requests[0].dtype))
+            )
         self._steps, self._requests, self._held = [], [], 0
 
     def _hold(self, batch: list[np.ndarray], rows: np.ndarray) -> None:

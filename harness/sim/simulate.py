@@ -169,13 +169,14 @@ def _run_one(cell: Cell, parts: Path, keep_steps: bool) -> None:
 
 def _info(job: Job) -> dict[str, Any]:
     latency = load_latency(job.latency)
-    own = job.scenario.trainer.on and job.scenario.trainer.own_accelerator
+    trainer = job.scenario.trainer
+    charged = 1.0 / trainer.servers if trainer.on and trainer.own_accelerator else 0.0
     return {
         "mode": "sim",
         "scenario": job.scenario.name,
         "seeds": list(job.seeds),
         "arms": {
-            name: {"policy": name, "trainer_accelerators": int(own and make(name).trains)}
+            name: {"policy": name, "trainer_accelerators": charged if make(name).trains else 0.0}
             for name in job.policies
         },
         "latency": {"name": latency.name, "source": latency.source, "note": latency.note},

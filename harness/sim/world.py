@@ -222,8 +222,8 @@ class World:
     def _observe(self) -> Observation:
         self._collect()
         engine, service = self.engine, self._service
-        steps = np.concatenate(self._tick_steps) if self._tick_steps else engine.take_steps()
-        done = np.concatenate(self._tick_done) if self._tick_done else engine.take_done()
+        steps = _joined(self._tick_steps) if self._tick_steps else engine.take_steps()
+        done = _joined(self._tick_done) if self._tick_done else engine.take_done()
         self._tick_steps, self._tick_done = [], []
         self._last_tick = self.env.now
         if self.trainer and len(done):
@@ -302,3 +302,8 @@ class World:
 
     def _note(self, kind: str, **detail: object) -> None:
         self._events.append(Event(max(self.env.now, self.engine.clock), kind, detail))
+
+
+def _joined(batches: list[np.ndarray]) -> np.ndarray:
+    """One array of all rows; the usual single batch is passed on as it is."""
+    return batches[0] if len(batches) == 1 else np.concatenate(batches)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import InputError
 from harness.sim.cell import build_world
-from harness.sim.simulate import _Nowhere, prepare
+from harness.sim.simulate import _info, _Nowhere, prepare
 from workloads.scenario import load_scenario
 
 
@@ -59,3 +59,11 @@ def test_policies_can_be_given_a_wrong_latency_model():
         for b in (None, "roofline:b200:llama3-70b:tp8")
     )
     assert truth != wrong
+
+
+def test_a_trainer_shared_by_servers_is_charged_in_part():
+    scenario = load_scenario("steady")
+    shared = scenario.model_copy(update={"trainer": scenario.trainer.model_copy(update={"servers": 4})})
+    arms = _info(prepare(shared.model_copy(update={"requests": 50}), policies=("static:3", "bandit")))["arms"]
+    assert arms["static:3"]["trainer_accelerators"] == 0.0
+    assert arms["bandit"]["trainer_accelerators"] == 0.25
