@@ -21,22 +21,36 @@ def queued(observation: Observation) -> bool:
     return observation.waiting > max(1.0, QUEUE * observation.running)
 
 
-class Peaks:
-    """Whether a trainer should stand aside: requests queue, and it may be slowing the server.
+TRIAL = 20.0
+"""Seconds that a trainer of unknown interference stands aside in a peak, then works, and so on."""
 
-    The pause itself tells whether it was, so a trainer that is not in the way goes on after the first one.
+
+class Peaks:
+    """Whether a trainer should stand aside: requests queue, and it is slowing the server.
+
+    While it is not known whether it does, it stands aside and works in turns: the difference tells. An
+    overload that never ends, or one in which nothing can be told, thus stops no trainer for good.
     """
 
     def __init__(self) -> None:
         self._queue = 0.0
         self._high = False
+        self._since = 0.0
 
     def in_the_way(self, observation: Observation, interference: tuple[float, float]) -> bool:
         """`interference`: what the trainer at work adds to the server's step time (log factor), and how
         uncertain that is."""
         self._queue += QUEUE_RATE * (queued(observation) - self._queue)
-        self._high = self._queue > (0.2 if self._high else 0.5)
-        return self._high and sum(interference) > LEAST_COST
+        high = self._queue > (0.2 if self._high else 0.5)
+        if high and not self._high:
+            self._since = observation.time
+        self._high = high
+        cost, uncertainty = interference
+        if not high or cost + uncertainty <= LEAST_COST:
+            return False
+        if cost - uncertainty > LEAST_COST:
+            return True
+        return (observation.time - self._since) // TRIAL % 2 == 0
 
 
 class TrainerPacing:

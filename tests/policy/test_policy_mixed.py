@@ -109,3 +109,15 @@ def test_a_trainer_that_costs_stands_aside_in_a_peak() -> None:
 def test_a_few_waiting_requests_are_no_peak() -> None:
     peaks = Peaks()
     assert not any(peaks.in_the_way(crowd(float(t), 3), (0.3, 0.0)) for t in range(50))
+
+
+def test_an_overload_that_never_ends_does_not_stop_a_trainer_whose_cost_is_unknown() -> None:
+    peaks = Peaks()
+    aside = [peaks.in_the_way(crowd(float(t), 300), (0.0, 0.5)) for t in range(200)]
+    assert 0.3 < sum(aside[20:]) / len(aside[20:]) < 0.7
+
+
+def test_a_trainer_known_to_be_in_the_way_stands_aside_throughout() -> None:
+    peaks = Peaks()
+    aside = [peaks.in_the_way(crowd(float(t), 300), (0.3, 0.05)) for t in range(200)]
+    assert all(aside[20:])
