@@ -34,7 +34,7 @@ def test_commands_in_the_documents_parse(doc, line):
 
 
 def test_the_documents_show_commands():
-    assert len(COMMANDS) >= 8
+    assert len(COMMANDS) >= 6
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda d: d.name)
