@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -81,19 +82,20 @@ class GateResult:
 
     def table(self) -> Table:
         """For a terminal: failing ratios first, each with what is wrong."""
-        table = Table(title=f"gate: {'pass' if self.ok else 'FAIL'}")
-        for name in ("arm", "over", "metric", "baseline", "run", "change (95%)", "status", "detail"):
+        table = Table(title=f"gate: {'pass' if self.ok else 'FAIL'}", box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("arm over", "metric", "baseline", "run", "change (95%)", "status"):
             numeric = name in ("baseline", "run")
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "detail")
+            table.add_column(name, justify="right" if numeric else "left", no_wrap=name != "arm over")
         for problem in self.problems:
-            table.add_row("", "", "", "", "", "", "[red]failed[/red]", escape(problem))
+            table.add_row(escape(problem), "", "", "", "", "[red]failed[/red]")
         for row in sorted(self.rows, key=lambda r: r.status in GOOD):
             colour = "green" if row.status in GOOD else "red"
             status = f"[{colour}]{row.status}[/{colour}]"
             change = "" if row.low is None else f"{row.change:.3f} ({row.low:.3f} to {row.high:.3f})"
             values = (_three(row.baseline), _three(row.run), change)
-            names = map(escape, (row.arm, row.over, row.metric))
-            table.add_row(*names, *values, status, escape(row.detail))
+            table.add_row(f"{escape(row.arm)} / {escape(row.over)}", escape(row.metric), *values, status)
+            if row.detail and row.status not in GOOD:
+                table.add_row(f"  {escape(row.detail)}")
         return table
 
 
