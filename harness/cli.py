@@ -88,6 +88,33 @@ def validate(
 
 
 @app.command()
+def calibrate(
+    profile: Annotated[Path | None, typer.Option(help="Kernel profile (.jsonl.gz) to fit.")] = None,
+    tables: Annotated[
+        list[Path] | None, typer.Option(help="Folder of public kernel tables; repeat for more.")
+    ] = None,
+    kernels: Annotated[bool, typer.Option(help="Measure the GPU at hand into --profile first.")] = False,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds for --kernels.")] = 480.0,
+    cross: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two sources to compare; the second may be roofline:<gpu>.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model to compose: <model>[:tpN].")] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="'roofline': an analytic drafter for tables without one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the fitted model (.json, .json.gz).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit latency models to measured kernels and print how wrong they are on held-out shapes."""
+    from harness.calibrate import calibrate as run
+    from harness.show import calibration_table
+
+    result = run(profile, tuple(tables or ()), kernels, cross, model, draft, budget, out)
+    _answer(as_json, result, lambda: calibration_table(result))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+@app.command()
 def report(
     run: RunDir,
     out: Annotated[

@@ -119,6 +119,54 @@ def validation_table(result: Mapping[str, Any]) -> Group:
     return Group(*tables)
 
 
+def calibration_table(result: Mapping[str, Any]) -> Group:
+    """Held-out errors by operation and of whole steps, fitted gaps, cross-checks."""
+    lines: list[Any] = []
+    for source in result["sources"]:
+        lines += [*_errors(source), *(Text(note) for note in source["notes"])]
+        for reason, count in source["left_out"].items():
+            lines.append(Text(f"{count} rows not fitted: {reason}"))
+        for fitted in source["models"]:
+            lines += _errors(fitted) if fitted["whole"] else []
+            lines += [Text(fitted["note"]), Text(_price(fitted))]
+    for check in result["cross"]:
+        lines += _ratios(check)
+    if result["out"]:
+        lines.append(Text(f"fitted model: {result['out']}"))
+    if result["sources"]:
+        lines.append(Text("within the bar" if result["ok"] else "NOT within the bar", "bold"))
+    return Group(*lines)
+
+
+def _errors(found: Mapping[str, Any]) -> list[Any]:
+    whole = "whole" in found
+    title = f"{found['model']}: whole passes" if whole else f"{found['name']} ({found['device']}): kernels"
+    columns = ("operation", "mean", "median", "90%", "bias", "held-out shapes")
+    table = _table(columns)
+    for error in found["whole" if whole else "kernels"]:
+        shares = (error.get(name) for name in ("mean", "median", "p90", "bias"))
+        cells = ("-" if share is None else f"{share:.1%}" for share in shares)
+        table.add_row(error["op"], *cells, _number(error.get("shapes"), 0))
+    return [Text(f"{title}, held-out absolute relative error", "bold"), table]
+
+
+def _price(fitted: Mapping[str, Any]) -> str:
+    price = fitted["price"]
+    told = [f"{name.replace('_', ' ')} {value:.2f}x" for name, value in price.items() if value is not None]
+    gap = f"fitted gap {fitted['gap_us']:.0f} us; " if fitted["whole"] else ""
+    at = "K = 4 over K = 0 at batch 64 and 4096 tokens of context"
+    return f"{fitted['model']}: {gap}{at}: {', '.join(told)}"
+
+
+def _ratios(check: Mapping[str, Any]) -> list[Any]:
+    table = _table(("operation", "10%", "median", "90%", "shapes", "median > 20 us", "shapes > 20 us"))
+    for row in check["ratios"]:
+        cells = [_number(row[name], 2) for name in ("q10", "median", "q90")]
+        large = [_number(row["large_median"], 2), _number(row["large_shapes"], 0)]
+        table.add_row(row["op"], *cells, _number(row["shapes"], 0), *large)
+    return [Text(f"time of {check['first']} over time of {check['second']}", "bold"), table]
+
+
 def gate_table(result: Any) -> Group:
     """The gate's own table, and its decision."""
     return Group(result.table(), Text(result.decision, "bold"))

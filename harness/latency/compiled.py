@@ -5,8 +5,9 @@ The step is a sum of six parts (`PARTS`): work by token, attention, experts, LM 
 drafting, and the gap. Tables are indexed by whole sizes and already hold CUDA-graph padding.
 
 Attention is either linear (a roofline or a published fit) or a measured grid over equivalent chunk, prefix
-tokens, decoding sequences and mean context. The K+1 query tokens of one sequence read its KV once:
-`query_tokens` enters only the arithmetic, never the bytes.
+tokens, query tokens per sequence, decoding sequences and mean context. The K+1 query tokens of one sequence
+read its KV once: where no verify step was measured (one entry of `grid_query`), `query_tokens` enters only
+the arithmetic, never the bytes.
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ class CompiledLatency(NamedTuple):
     draft_kv_s: float
     """Per draft pass and context token: the drafter's own KV."""
     grid: np.ndarray
-    """[chunk, prefix, sequences, mean context]: measured attention of all layers; all sizes 1 if linear."""
+    """[chunk, prefix, query tokens, sequences, mean context]: measured attention of all layers; all sizes 1
+    if linear."""
     grid_chunk: np.ndarray
     grid_prefix: np.ndarray
+    grid_query: np.ndarray
     grid_seqs: np.ndarray
     grid_context: np.ndarray
     attn_fixed_s: float
@@ -105,11 +108,14 @@ def _bracket(axis: np.ndarray, value: float) -> tuple[int, float]:
 
 
 @njit(cache=True)
-def grid_seconds(lat: CompiledLatency, chunk: float, prefix: float, seqs: float, context: float) -> float:
+def grid_seconds(
+    lat: CompiledLatency, chunk: float, prefix: float, query: float, seqs: float, context: float
+) -> float:
     """Multilinear interpolation of the attention grid at a mean context; total context beyond its end
     costs `kv_s` a token."""
     i, a = _bracket(lat.grid_chunk, chunk)
     j, b = _bracket(lat.grid_prefix, prefix)
+    n, e = _bracket(lat.grid_query, query)
     k, c = _bracket(lat.grid_seqs, seqs)
     m, d = _bracket(lat.grid_context, context)
     total = 0.0
@@ -121,14 +127,18 @@ def grid_seconds(lat: CompiledLatency, chunk: float, prefix: float, seqs: float,
             wj = wi * (b if dj else 1.0 - b)
             if wj == 0.0:
                 continue
-            for dk in range(2):
-                wk = wj * (c if dk else 1.0 - c)
-                if wk == 0.0:
+            for dn in range(2):
+                wn = wj * (e if dn else 1.0 - e)
+                if wn == 0.0:
                     continue
-                row = lat.grid[i + di, j + dj, k + dk]
-                total += wk * row[m] * (1.0 - d)
-                if d > 0.0:
-                    total += wk * row[m + 1] * d
+                for dk in range(2):
+                    wk = wn * (c if dk else 1.0 - c)
+                    if wk == 0.0:
+                        continue
+                    row = lat.grid[i + di, j + dj, n + dn, k + dk]
+                    total += wk * row[m] * (1.0 - d)
+                    if d > 0.0:
+                        total += wk * row[m + 1] * d
     inside = min(seqs, lat.grid_seqs[-1]) * min(context, lat.grid_context[-1])
     return total + (seqs * context - inside) * lat.kv_s
 
@@ -158,20 +168,20 @@ def _measured_attention(lat: CompiledLatency, x: np.ndarray) -> float:
     Skew was measured on batches of two lengths. A natural batch is taken as the even one of those with its
     mean and standard deviation, whose long half has mean + deviation.
     """
-    prefix, seqs, context = x[PREFILL_KV], x[DECODE_SEQS], x[KV_SUM]
+    prefix, seqs, context, query = x[PREFILL_KV], x[DECODE_SEQS], x[KV_SUM], x[QUERY_TOKENS]
     chunk = equivalent_chunk(x[PREFILL_PAIRS], prefix)
     mean = context / seqs if seqs > 0.0 else 0.0
-    seconds = grid_seconds(lat, chunk, prefix, seqs, mean)
+    seconds = grid_seconds(lat, chunk, prefix, query, seqs, mean)
     if seqs > 1.0 and x[KV_MAX] > mean:
         deviation = math.sqrt(max(0.0, x[KV_SQ] / seqs - mean * mean))
-        level_at_long = grid_seconds(lat, chunk, prefix, seqs, min(mean + deviation, x[KV_MAX]))
+        level_at_long = grid_seconds(lat, chunk, prefix, query, seqs, min(mean + deviation, x[KV_MAX]))
         seconds += _skew(lat, seqs, chunk > 0.0) * (level_at_long - seconds)
-        seconds = max(seconds, grid_seconds(lat, chunk, prefix, 1.0, x[KV_MAX]))
+        seconds = max(seconds, grid_seconds(lat, chunk, prefix, query, 1.0, x[KV_MAX]))
     inside_c = min(chunk, lat.grid_chunk[-1])
     inside_p = min(prefix, lat.grid_prefix[-1])
     inside = inside_c * inside_p + 0.5 * inside_c * (inside_c + 1.0)
     seconds += max(0.0, x[PREFILL_PAIRS] - inside) * lat.pair_s
-    return max(seconds, x[QUERY_TOKENS] * context * lat.query_key_s)
+    return max(seconds, query * context * lat.query_key_s)
 
 
 @njit(cache=True)
@@ -200,7 +210,7 @@ def _parts(lat: CompiledLatency, x: np.ndarray) -> tuple[float, float, float, fl
     tokens = x[DECODE_SEQS] * x[QUERY_TOKENS] + x[PREFILL_TOKENS]
     if tokens <= 0.0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    attention = _measured_attention(lat, x) if lat.grid.shape[0] > 1 else _linear_attention(lat, x)
+    attention = _measured_attention(lat, x) if lat.grid.size > 1 else _linear_attention(lat, x)
     experts = _at(lat.expert_s, x[EXPERT_TOKENS] if x[EXPERT_TOKENS] > 0.0 else tokens)
     head = _at(lat.head_s, x[SAMPLED_ROWS])
     return _at(lat.token_s, tokens), attention, experts, head, _drafting(lat, x, tokens), lat.gap_s
@@ -221,9 +231,10 @@ def step_parts(lat: CompiledLatency, x: np.ndarray) -> np.ndarray:
 class Grid(NamedTuple):
     """The grid fields of `CompiledLatency`; as it stands, those of a model whose attention is linear."""
 
-    grid: np.ndarray = np.zeros((1, 1, 1, 1))
+    grid: np.ndarray = np.zeros((1, 1, 1, 1, 1))
     grid_chunk: np.ndarray = np.zeros(1)
     grid_prefix: np.ndarray = np.zeros(1)
+    grid_query: np.ndarray = np.ones(1)
     grid_seqs: np.ndarray = np.zeros(1)
     grid_context: np.ndarray = np.zeros(1)
 

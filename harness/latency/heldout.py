@@ -38,7 +38,7 @@ def _total(dense: pd.DataFrame) -> pd.DataFrame:
     return dense.pivot_table(index="tokens", values="time_us", aggfunc="sum").reset_index()
 
 
-def _split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def held_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Kept and held-out rows: one of every five, each time the next, so that no column of a grid goes."""
     index = np.arange(len(rows))
     out = index % EVERY == (index // EVERY) % EVERY
@@ -54,7 +54,7 @@ def _error(predicted: np.ndarray, true: np.ndarray) -> float:
 def _curves(rows: pd.DataFrame, size: str) -> float:
     predicted, true = [], []
     for _, layer in rows.groupby("layer") if "layer" in rows else [("", rows)]:
-        kept, out = _split(layer.sort_values(size))
+        kept, out = held_out(layer.sort_values(size))
         out = out[out[size].between(kept[size].min(), kept[size].max())]
         predicted.append(curves.by_size(kept.set_index(size)["time_us"], out[size].to_numpy()))
         true.append(out["time_us"].to_numpy())
@@ -62,7 +62,7 @@ def _curves(rows: pd.DataFrame, size: str) -> float:
 
 
 def _attention(rows: pd.DataFrame) -> float:
-    kept, out = _split(rows)
+    kept, out = held_out(rows)
     scattered, axes = grids.scatter(kept)
     grid = grids.monotone(grids.complete(scattered, axes))
     columns = [out[name].to_numpy(float) for name in grids.AXES]
@@ -74,7 +74,7 @@ def _attention(rows: pd.DataFrame) -> float:
 
 def _experts(t: tables.Tables) -> float:
     assert t.moe is not None
-    kept, out = _split(t.moe)
+    kept, out = held_out(t.moe)
     out = out[out["tokens"].between(kept["tokens"].min(), kept["tokens"].max())]
     predicted = curves.expert_seconds(
         kept, t.shape, None, out["tokens"].to_numpy(), out["activated_experts"].to_numpy()

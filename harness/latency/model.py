@@ -22,9 +22,13 @@ class Coverage:
     rows: tuple[float, ...]
     attention: tuple[tuple[float, ...], ...]
     """Axes of the attention grid: chunk, prefix, sequences, context."""
+    query_tokens: tuple[float, ...] = (1.0,)
+    """Query tokens per sequence at which attention was measured."""
     experts: tuple[float, ...] = ()
     """Tokens per rank of the expert table."""
     ep: int = 1
+    converted: tuple[str, ...] = ()
+    """Parts composed of another model's sizes: interpolated at best."""
 
     def basis(self, shape: StepShape) -> dict[str, str]:
         """Where each part's value for `shape` comes from."""
@@ -32,7 +36,8 @@ class Coverage:
         chunk = equivalent_chunk(shape.prefill_pairs, prefix)
         at = (chunk, prefix, float(seqs), shape.kv_sum / seqs if seqs else self.attention[3][0])
         attention = _worst([_place(axis, value) for axis, value in zip(self.attention, at, strict=True)])
-        if attention == MEASURED and (shape.query_tokens > 1 or shape.prefill_seqs > 1):
+        verified = float(shape.query_tokens) in self.query_tokens
+        if attention == MEASURED and (not verified or shape.prefill_seqs > 1):
             attention = INTERPOLATED
         found = {
             "tokens": _place(self.tokens, float(padded(np.array([shape.tokens]))[0])),
@@ -41,7 +46,7 @@ class Coverage:
         }
         if self.experts:
             found["experts"] = _place(self.experts, (shape.expert_tokens or shape.tokens) / self.ep)
-        return found
+        return found | {part: _worst([INTERPOLATED, found[part]]) for part in self.converted}
 
 
 def _place(axis: tuple[float, ...], value: float) -> str:

@@ -18,8 +18,6 @@ from harness.latency.specs import BYTES, Gpu
 
 Columns = dict[str, np.ndarray]
 """float64 arrays of equal length by column name (text columns as they are)."""
-WHOLE = ("verify_step", "layer", "draft_pass")
-"""Operations composed of the others, measured as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +110,8 @@ class OpSpec:
     """Further terms of the cost law, beside a constant, the roofline and warm bytes."""
     overlaps: bool = True
     """Whether memory traffic hides behind arithmetic (the law takes their maximum) or adds to it."""
+    between: tuple[str, ...] = ()
+    """Dims over which a dense table may be interpolated to another model."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -119,11 +119,14 @@ class OpSpec:
 
 
 HEADS = ("q_heads", "kv_heads", "head_dim")
+MODELS = ("q_heads", "kv_heads")
 WHOLE_STEPS = ("batch", "query_tokens", "context")
 OPS: dict[str, OpSpec] = {
-    "gemm": OpSpec(("m",), ("n", "k"), _gemm),
-    "attention": OpSpec(("batch", "query_tokens", "context"), HEADS, _attention, _attention_terms, False),
-    "prefill": OpSpec(("batch", "chunk", "prefix"), HEADS, _prefill, _prefill_terms, False),
+    "gemm": OpSpec(("m",), ("n", "k"), _gemm, between=("n", "k")),
+    "attention": OpSpec(
+        ("batch", "query_tokens", "context"), HEADS, _attention, _attention_terms, False, MODELS
+    ),
+    "prefill": OpSpec(("batch", "chunk", "prefix"), HEADS, _prefill, _prefill_terms, False, MODELS),
     "rmsnorm": OpSpec(("rows",), ("hidden",), _warm(lambda c: 4 * c["rows"] * c["hidden"])),
     "rotary": OpSpec(
         ("tokens",),
@@ -219,4 +222,4 @@ def checked(op: str, frame: pd.DataFrame, where: str) -> pd.DataFrame:
             rule = "a positive time" if name == "us" else "a finite size, not negative"
             raise InputError(f"{where}: {op} row with {name} = {value}; it must be {rule}")
         frame[name] = values
-    return frame.groupby(list(OPS[op].columns), as_index=False)["us"].median()
+    return frame.groupby(list(OPS[op].columns))[["us"]].median().reset_index()

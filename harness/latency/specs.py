@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +55,8 @@ class ModelShape:
     experts: int = 0
     """0: a dense MLP."""
     experts_per_token: int = 0
+    qk_norm: bool = False
+    """RMSNorm of each query and key head before the rotary embedding (Qwen3)."""
 
     @property
     def qkv_weights(self) -> int:
@@ -116,6 +119,13 @@ def gpu(name: str) -> Gpu:
     if name not in _tables()["gpu"]:
         raise UnknownName("GPU", name, gpu_names())
     return Gpu(**_tables()["gpu"][name])
+
+
+def gpu_of_device(device: str) -> Gpu | None:
+    """The listed GPU whose name stands in a driver's device name; None if there is none."""
+    plain = re.sub(r"[^a-z0-9]", "", device.lower())
+    found = [name for name in gpu_names() if name in plain]
+    return gpu(max(found, key=len)) if found else None
 
 
 def model(name: str) -> ModelShape:

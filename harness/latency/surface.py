@@ -7,7 +7,7 @@ beyond the last. So a gap between measurements bends where the roofline bends, a
 time grows as the work does.
 
 Cells of the grid that were not measured get the mean of the interpolations along each axis, weighted by the
-inverse square of the gap each spans. Time is then made monotone along the sizes of a step (`grid.isotonic`).
+inverse of the gap each spans. Time is then made monotone along the sizes of a step (`rising`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
-from scipy.optimize import nnls
+from scipy.optimize import isotonic_regression, nnls
 
 from harness.latency.grid import isotonic
 from harness.latency.rows import Columns
 
+SWEEPS = 12
+FILLED_WEIGHT = 0.1
+"""Of a cell that was not measured, beside 1 for one that was, when violations are pooled."""
 Terms = Callable[[Columns], np.ndarray]
 
 
@@ -66,9 +69,35 @@ def fit(axes: tuple[str, ...], columns: Columns, us: np.ndarray, terms: Terms, m
     ratio = np.full(shape, np.nan)
     at = tuple(np.searchsorted(values[name], columns[name]) for name in axes)
     ratio[at] = np.log(us / law[at])
+    trust = np.where(np.isnan(ratio), FILLED_WEIGHT, 1.0)
     ratio = fill(ratio, [np.log1p(v) for v in values.values()])
-    seconds = isotonic(law * np.exp(ratio), tuple(range(monotone)))
-    return Surface(values, terms, weights, np.log(seconds / law))
+    log_us = np.log(law) + ratio
+    return Surface(values, terms, weights, rising(log_us, trust, monotone) - np.log(law))
+
+
+def rising(values: np.ndarray, trust: np.ndarray, axes: int) -> np.ndarray:
+    """The array that never falls along its first `axes` axes and has the least squared distance to `values`.
+
+    Along one axis by pooling adjacent violators; along several by Dykstra's alternating projections
+    (Dykstra, 1983), whose remainder of a violation after `SWEEPS` rounds the max-norm fit removes.
+    """
+    out, owed = values, [np.zeros(values.shape) for _ in range(axes)]
+    moving = [axis for axis in range(axes) if values.shape[axis] > 1]
+    for _ in range(SWEEPS if len(moving) > 1 else 1):
+        for axis in moving:
+            wanted = out + owed[axis]
+            out = _along(wanted, trust, axis)
+            owed[axis] = wanted - out
+    return np.log(isotonic(np.exp(out), tuple(moving)))
+
+
+def _along(values: np.ndarray, trust: np.ndarray, axis: int) -> np.ndarray:
+    """Weighted least-squares isotonic regression of every line along `axis`."""
+    lines, weights = np.moveaxis(values, axis, -1).copy(), np.moveaxis(trust, axis, -1)
+    flat, each = lines.reshape(-1, lines.shape[-1]), weights.reshape(-1, lines.shape[-1])
+    for i in np.flatnonzero((np.diff(flat, axis=1) < 0).any(axis=1)):
+        flat[i] = isotonic_regression(flat[i], weights=each[i]).x
+    return np.moveaxis(flat.reshape(lines.shape), -1, axis)
 
 
 def fill(values: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
@@ -79,8 +108,8 @@ def fill(values: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
             found, gap = _between(np.moveaxis(values, number, -1), axis)
             found, gap = np.moveaxis(found, -1, number), np.moveaxis(gap, -1, number)
             known = ~np.isnan(found)
-            total[known] += found[known] / gap[known] ** 2
-            weight[known] += gap[known] ** -2.0
+            total[known] += found[known] / gap[known]
+            weight[known] += 1.0 / gap[known]
         empty = np.isnan(values) & (weight > 0)
         if not empty.any():
             return _outwards(values)

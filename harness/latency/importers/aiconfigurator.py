@@ -67,9 +67,7 @@ def sources(folder: Path) -> list[KernelRows]:
 def _attention(folder: Path, name: str) -> pd.DataFrame:
     columns = (*HEADS, "isl", "step", "head_dim", "attn_dtype", "kv_cache_dtype", "window_size", "latency")
     frame = _table(folder, name, columns)
-    plain = (
-        (frame["attn_dtype"] == BF16) & (frame["kv_cache_dtype"] == BF16) & (frame["window_size"] == 0)
-    )
+    plain = (frame["attn_dtype"] == BF16) & (frame["kv_cache_dtype"] == BF16) & (frame["window_size"] == 0)
     return frame[plain].rename(columns=HEADS)
 
 

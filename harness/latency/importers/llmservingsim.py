@@ -21,7 +21,9 @@ def sources(folder: Path) -> list[KernelRows]:
     """The one card of the folder, single-kind attention rows only. Raises as `tables.read`."""
     t = tables.read(folder)
     if t.gpu is None:
-        raise InputError(f"{folder} names no card of specs.toml, so its rows cannot be held against another's")
+        raise InputError(
+            f"{folder} names no card of specs.toml, so its rows cannot be held against another's"
+        )
     found = _dense(t.dense, t.shape) | _attention(t.attention, t.shape)
     head = t.per_sequence[t.per_sequence["layer"] == "lm_head"]
     found["lm_head"] = pd.DataFrame(

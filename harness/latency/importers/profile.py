@@ -11,8 +11,7 @@ import pandas as pd
 
 from harness.errors import InputError
 from harness.latency import specs
-from harness.latency.curves import CLOCK_HEADROOM
-from harness.latency.rows import HEADS, OPS, WHOLE, KernelRows, checked
+from harness.latency.rows import OPS, KernelRows, checked
 
 SUFFIX = ".jsonl.gz"
 IMPL = "triton"
@@ -41,9 +40,9 @@ def read(path: Path) -> KernelRows:
     timed: dict[str, list[dict[str, Any]]] = {}
     left: Counter[str] = Counter()
     for row in found:
-        reason = _why_not(row)
-        if reason:
-            left[reason] += 1
+        why = _why_not(row)
+        if why:
+            left[why] += 1
         elif row.op != "device":
             timed.setdefault(row.op, []).append({**row.shape, "us": row.median_us})
     return _assemble(path, devices[-1], timed, dict(left))
@@ -84,18 +83,10 @@ def _assemble(
         device=device.device,
         gpu=gpu,
         bytes_s=max(copy, reading) * 1e9,
-        flops_s=flops_s * (1.0 if gpu is None else max(1.0, gpu.flops_s * 0.0 + 1.0)),
+        flops_s=flops_s,
         tables=tables,
         skewed=skewed,
         ceilings_measured=True,
         launches_included=True,
         left_out=left,
     )
-
-
-def models(rows: KernelRows) -> list[str]:
-    """Models whose layer this profile holds: those named by its whole passes, else found by their heads."""
-    named = {str(m) for op in WHOLE if op in rows.tables for m in rows.tables[op]["model"]}
-    heads = rows.tables["attention"][list(HEADS)].drop_duplicates().itertuples(index=False)
-    shapes = {tuple(int(v) for v in h) for h in heads}
-    return sorted(name for name, key in _candidates() if name_of_rows(name) in named or key in shapes)

@@ -20,7 +20,12 @@ from harness.latency.rows import KernelRows, checked
 ALIAS = {"a800": "a100"}
 """Cards that differ from a listed one in their links only."""
 MLP = ("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "num_tokens", "num_tensor_parallel_workers")
-ATTENTION = ("n_embd", "n_q_head", "n_kv_head", "num_tensor_parallel_workers", "batch_size") + (
+ATTENTION = (
+    "n_embd",
+    "n_q_head",
+    "n_kv_head",
+    "num_tensor_parallel_workers",
+    "batch_size",
     "prefill_chunk_size",
     "kv_cache_size",
     "is_prefill",
@@ -89,8 +94,7 @@ def _mlp(path: Path) -> dict[str, pd.DataFrame]:
     }
     tokens = d["num_tokens"]
     gemm = [
-        pd.DataFrame({"m": tokens, "n": n, "k": k, "us": _us(d, op, path)})
-        for op, (n, k) in matrices.items()
+        pd.DataFrame({"m": tokens, "n": n, "k": k, "us": _us(d, op, path)}) for op, (n, k) in matrices.items()
     ]
     norm = _us(d, "input_layernorm", path) + _us(d, "add", path)
     heads = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim, "qk_norm": 0}
