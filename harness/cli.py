@@ -36,6 +36,9 @@ def simulate(
     seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     latency: Annotated[str | None, typer.Option(help="Latency model: name, folder or file.")] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="roofline: an analytic draft head for tables that have none.")
+    ] = None,
     policy_latency: Annotated[
         str | None, typer.Option(help="Latency model that policies believe in; default: the true one.")
     ] = None,
@@ -58,6 +61,7 @@ def simulate(
         policies=policy or (),
         seeds=range(seed, seed + seeds),
         latency=latency,
+        draft=draft,
         policy_latency=policy_latency,
         acceptance=acceptance,
         trace=trace,

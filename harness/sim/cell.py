@@ -42,6 +42,8 @@ class Cell:
     """Cut the run short after this many requests."""
     prefix_hashes: int = 0
     """Most prefix hashes of one request of the trace."""
+    draft: str | None = None
+    """`roofline`: an analytic EAGLE-3 head for measured tables that hold no draft passes."""
     policy_latency: str | None = None
     """The latency model that policies are given; None: the simulator's own, so theirs has no error."""
 
@@ -54,11 +56,11 @@ def build_world(cell: Cell, sink: Sink) -> World:
     """All parts of the cell, wired."""
     scenario = cell.scenario
     policy = make(cell.policy)
-    latency = load_latency(cell.latency)
+    latency = load_latency(cell.latency, draft=cell.draft)
     if policy.uses_drafter and not latency.has_drafter:
         raise InputError(
             f"latency model {latency.name} knows no drafter, so policy {cell.policy!r} cannot be priced on it; "
-            "use policy 'none' or a model with a drafter"
+            "add --draft roofline for an analytic one, or use policy 'none'"
         )
     profiles = _profiles(cell)
     curve = LearningCurve(list(profiles.values()), start=scenario.drafter)

@@ -33,6 +33,7 @@ class Job:
     policies: tuple[str, ...]
     seeds: tuple[int, ...]
     latency: str
+    draft: str | None = None
     policy_latency: str | None = None
     trace: Path | None = None
     requests: int | None = None
@@ -51,6 +52,7 @@ class Job:
                     policy=policy,
                     seed=seed,
                     latency=self.latency,
+                    draft=self.draft,
                     trace=self.trace,
                     requests=self.requests,
                     prefix_hashes=self.prefix_hashes,
@@ -64,6 +66,7 @@ def prepare(
     policies: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     latency: str | None = None,
+    draft: str | None = None,
     policy_latency: str | None = None,
     acceptance: str = ACCEPTANCES[0],
     trace: Path | None = None,
@@ -89,6 +92,7 @@ def prepare(
         policies=arms,
         seeds=tuple(seeds),
         latency=_split(latency or scenario.latency, scenario.engine.tensor_parallel),
+        draft=draft,
         policy_latency=policy_latency,
         trace=trace,
         requests=requests,
@@ -168,7 +172,7 @@ def _run_one(cell: Cell, parts: Path, keep_steps: bool) -> None:
 
 
 def _info(job: Job) -> dict[str, Any]:
-    latency = load_latency(job.latency)
+    latency = load_latency(job.latency, draft=job.draft)
     trainer = job.scenario.trainer
     charged = 1.0 / trainer.servers if trainer.on and trainer.own_accelerator else 0.0
     return {
@@ -188,6 +192,7 @@ def _info(job: Job) -> dict[str, Any]:
         "configuration": {
             "scenario": job.scenario.model_dump(mode="json"),
             "latency": latency.name,
+            "draft": job.draft,
             "policy_latency": job.policy_latency or "the simulator's own, so without error",
             "acceptance": "parametric",
             "trace": job.trace.name if job.trace else None,

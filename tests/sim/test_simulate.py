@@ -9,6 +9,7 @@ import pytest
 from harness.errors import InputError
 from harness.sim.cell import build_world
 from harness.sim.simulate import _info, _Nowhere, prepare
+from tests.latency.folders import write_folder
 from workloads.scenario import load_scenario
 
 
@@ -67,3 +68,13 @@ def test_a_trainer_shared_by_servers_is_charged_in_part():
     arms = _info(prepare(shared.model_copy(update={"requests": 50}), policies=("static:3", "bandit")))["arms"]
     assert arms["static:3"]["trainer_accelerators"] == 0.0
     assert arms["bandit"]["trainer_accelerators"] == 0.25
+
+
+def test_tables_without_draft_passes_take_an_analytic_head(tmp_path):
+    tables = str(write_folder(tmp_path / "tables"))
+    with pytest.raises(InputError, match="--draft roofline"):
+        prepare(load_scenario("steady"), policies=("static:3",), latency=tables, requests=50)
+    job = prepare(
+        load_scenario("steady"), policies=("static:3",), latency=tables, requests=50, draft="roofline"
+    )
+    assert next(job.cells()).draft == "roofline"

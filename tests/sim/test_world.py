@@ -292,7 +292,7 @@ def test_a_policy_with_a_drafter_needs_a_price_for_it(monkeypatch):
     class NoDrafter:
         name, has_drafter = "tables", False
 
-    monkeypatch.setattr(cells, "load_latency", lambda name: NoDrafter())
+    monkeypatch.setattr(cells, "load_latency", lambda name, draft=None: NoDrafter())
     with pytest.raises(InputError, match="no drafter"):
         build_world(Cell(scenario(), "static:3", 0, "tables"), Records())
 
