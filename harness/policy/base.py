@@ -1,7 +1,7 @@
 """What every policy is: told once about the deployment, then asked for a `Plan` at every control tick.
 
 A policy sees `Observation`s and its `PolicyContext`, nothing else. Only an oracle (`needs_truth`)
-may also ask the simulator for the `Truth`; a live run refuses such a policy.
+may also ask for the `Truth`, which only a simulator can tell.
 """
 
 from __future__ import annotations
