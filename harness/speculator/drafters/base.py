@@ -1,0 +1,110 @@
+"""What every drafter is: it drafts at all positions of known sequences at once, and may be trained.
+
+`chains` is the one primitive. Because a request's text does not depend on who drafts it (speculation is
+lossless), drafting at every position in one batched pass tells what a server would have accepted at any
+verify step of it, exactly: `draft` for what is proposed, `accepted` for how much of it holds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from harness.speculator.vocabulary import DraftVocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """A right-padded batch: B sequences of up to T tokens, target hidden size H."""
+
+    tokens: torch.Tensor
+    """int64[B, T]; padding is 0."""
+    fused: torch.Tensor
+    """float32[B, T, 3H]."""
+    last: torch.Tensor
+    """float32[B, T, H]."""
+    lengths: torch.Tensor
+    """int64[B]."""
+
+    def valid(self, depth: int = 0) -> torch.Tensor:
+        """bool[B, T]: positions p where token p + 2 + depth, the one a draft at that depth is for, exists."""
+        steps = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return steps[None, :] + 2 + depth < self.lengths[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """What a drafter proposes at every position p, as token ids of the target."""
+
+    tokens: torch.Tensor
+    """int64[B, T, K]."""
+    logq: torch.Tensor
+    """float32[B, T, K]."""
+
+
+class Drafter(nn.Module, ABC):
+    """Constructors build untrained weights. Subclasses state how deep their chains may go."""
+
+    kind: ClassVar[str]
+    """Name in the registry and in checkpoints."""
+    trains: ClassVar[bool] = True
+    """False: it has no weights to learn."""
+
+    vocabulary: DraftVocabulary
+    """Which tokens of the target it can draft."""
+
+    @abstractmethod
+    def chains(
+        self, batch: Sequences, depth: int, chain: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Hidden states of drafts 0..depth-1 at every position: `depth` tensors [B, T, width].
+
+        `chain` int64[B, T, depth - 1] are the drafts to follow (entry j is what depth j proposed); None
+        means the text's own tokens, so that depth j sees the truth up to it (teacher forcing).
+        """
+
+    @abstractmethod
+    def logits(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
+        """[..., draft vocabulary] from hidden states of that depth."""
+
+    @torch.no_grad()
+    def draft(self, batch: Sequences, k: int) -> Drafts:
+        """Greedy drafts at every position, each depth following the drafter's own tokens."""
+        chosen: list[torch.Tensor] = []
+        logq: list[torch.Tensor] = []
+        for depth, hidden in enumerate(self.follow(batch, k, chosen)):
+            scores, index = self.logits(hidden, depth).log_softmax(-1).max(-1)
+            chosen.append(self.vocabulary.to_target(index))
+            logq.append(scores)
+        return Drafts(torch.stack(chosen, -1), torch.stack(logq, -1))
+
+    def follow(self, batch: Sequences, k: int, chosen: list[torch.Tensor]):  # type: ignore[no-untyped-def]
+        """Yield the hidden states of depth 0..k-1, each after the caller appended its choice to `chosen`.
+
+        This default recomputes the chain at each depth; drafters with a state to carry override it.
+        """
+        for depth in range(k):
+            chain = torch.stack(chosen, -1) if chosen else None
+            yield self.chains(batch, depth + 1, chain)[-1]
+
+    def accepted(self, batch: Sequences, k: int) -> torch.Tensor:
+        """int64[B, T]: drafts that a greedy target accepts in a verify step at each position, 0..k."""
+        return count_accepted(self.draft(batch, k).tokens, batch)
+
+
+def count_accepted(drafts: torch.Tensor, batch: Sequences) -> torch.Tensor:
+    """int64[B, T] from int64[B, T, K]: how many leading drafts are the text's own tokens."""
+    hits = [(drafts[..., j] == shifted(batch.tokens, 2 + j)) & batch.valid(j) for j in range(drafts.shape[-1])]
+    return torch.stack(hits, -1).long().cumprod(-1).sum(-1)
+
+
+def shifted(x: torch.Tensor, by: int) -> torch.Tensor:
+    """x[B, T, ...] moved `by` >= 0 positions to the front along T, zeros behind."""
+    if by == 0:
+        return x
+    tail = torch.zeros_like(x[:, :by])
+    return torch.cat([x[:, by:], tail], 1)[:, : x.shape[1]]
