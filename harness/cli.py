@@ -42,7 +42,9 @@ def simulate(
     policy_latency: Annotated[
         str | None, typer.Option(help="Latency model that policies believe in; default: the true one.")
     ] = None,
-    acceptance: Annotated[str, typer.Option(help="Source of acceptance: parametric.")] = "parametric",
+    acceptance: Annotated[
+        str, typer.Option(help="Source of acceptance: parametric, or model[:tiny|small].")
+    ] = "parametric",
     requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
     steps: Annotated[bool, typer.Option(help="Keep every engine step in the log.")] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: all cores.")] = None,

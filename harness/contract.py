@@ -119,6 +119,8 @@ class TrainerState:
     """Number of the candidate that is ready to publish; None without one."""
     candidate_samples: int = 0
     """Training samples the candidate saw beyond the serving version."""
+    quarantined: int = 0
+    """Candidates refused because they were broken or credibly worse for some domain or tenant."""
     heldout_serving: Mapping[str, float] = field(default_factory=dict)
     """Held-out acceptance length of the serving drafter, per domain."""
     heldout_candidate: Mapping[str, float] = field(default_factory=dict)

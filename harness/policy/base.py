@@ -115,6 +115,8 @@ class Policy(ABC):
     """False: it never trains, so a run of it needs no trainer and is charged for none."""
     needs_truth: ClassVar[bool] = False
     """True: only a simulator can run it; it calls `bind_truth` before `reset`."""
+    learner: str = "default"
+    """The named learner that it trains with where a real one does (`harness/speculator/learners.toml`)."""
     argument: ClassVar[str] = ""
     """What may follow the name in a specification, for messages: 'K', '[N][@K]', ''."""
 

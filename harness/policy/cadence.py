@@ -19,6 +19,7 @@ class Cadence(Policy):
     """Publishes on a fixed count of requests; when no candidate is ready then, as soon as one is."""
 
     argument: ClassVar[str] = "[N][@K]"
+    learner = "aurora"
 
     def __init__(self, every: int | None = None, k: int | None = None) -> None:
         self.every = every

@@ -32,15 +32,21 @@ def make(spec: str) -> Policy:
     """The policy for 'NAME' or 'NAME:ARGUMENT', such as 'bandit', 'static:3', 'cadence:400@5'.
 
     UnknownName for a name that is not registered, InputError for an argument that makes no sense.
-    Whether K fits the engine is checked at `reset`.
+    '+LEARNER' behind it names what it trains with: 'bandit+aurora'. Whether K fits the engine is checked at
+    `reset`, whether there is such a learner where one is built.
     """
-    name, _, argument = spec.strip().partition(":")
+    chosen, plus, learner = spec.strip().partition("+")
+    name, _, argument = chosen.partition(":")
     if name not in _POLICIES:
         raise UnknownName("policy", name, _POLICIES)
     if argument and not _POLICIES[name].argument:
         raise InputError(f"policy {name!r} takes no argument; {spec!r} gives it {argument!r}")
     policy = _POLICIES[name].from_argument(argument)
     policy.name = spec.strip()
+    if plus:
+        if not policy.trains:
+            raise InputError(f"policy {name!r} never trains; {spec!r} gives it the learner {learner!r}")
+        policy.learner = learner
     return policy
 
 

@@ -13,11 +13,12 @@ from harness.contract import Request
 from harness.errors import InputError
 from harness.latency import load as load_latency
 from harness.latency.model import LatencyModel
-from harness.policy import PolicyContext, make
+from harness.policy import Policy, PolicyContext, make
 from harness.rng import stream
 from harness.sim.acceptance import population_acceptance
 from harness.sim.engine import Engine, EngineConfig, Labels
 from harness.sim.learning import LearningCurve
+from harness.sim.source import Parametric
 from harness.sim.trainer import TrainerConfig
 from harness.sim.world import Happening, Sink, SwapConfig, World
 from workloads.domains import DomainProfile, load_domains
@@ -47,38 +48,63 @@ class Cell:
     policy_latency: str | None = None
     """The latency model that policies are given; None: the simulator's own, so theirs has no error."""
 
+    acceptance: str = "parametric"
+    """`parametric`, or `model[:NAME]`: a made model and a real learner."""
+
+    @property
+    def model(self) -> str | None:
+        """Name of the made model; None under parametric acceptance."""
+        kind, _, name = self.acceptance.partition(":")
+        return (name or DEFAULT_MADE_MODEL) if kind == "model" else None
+
     @property
     def total(self) -> int:
         return self.requests or self.scenario.requests
 
 
+DEFAULT_MADE_MODEL = "tiny"
+
+
 def build_world(cell: Cell, sink: Sink) -> World:
     """All parts of the cell, wired."""
+    if cell.model is not None:
+        from harness.sim.model.build import build_model_world  # needs torch
+
+        return build_model_world(cell, cell.model, sink)
     scenario = cell.scenario
     policy = make(cell.policy)
-    latency = load_latency(cell.latency, draft=cell.draft)
-    if policy.uses_drafter and not latency.has_drafter:
+    if "+" in cell.policy:
         raise InputError(
-            f"latency model {latency.name} knows no drafter, so policy {cell.policy!r} cannot be priced on it; "
-            "add --draft roofline for an analytic one, or use policy 'none'"
+            f"policy {cell.policy!r} names a learner, but the parametric learning curve does not tell learners "
+            "apart; use --acceptance model"
         )
+    latency = priced_latency(cell, policy)
     profiles = _profiles(cell)
     curve = LearningCurve(list(profiles.values()), start=scenario.drafter)
     engine = _engine(cell, latency, profiles, policy.uses_drafter)
-    trainer = _trainer(scenario) if scenario.trainer.on else None
+    trainer = trainer_config(scenario) if scenario.trainer.on else None
     context = _context(cell, latency, engine, curve, trainer)
     return World(
         engine=engine,
         policy=policy,
         context=context,
         requests=requests_of(cell),
-        happenings=_happenings(cell),
-        curve=curve,
-        trainer=trainer,
+        happenings=happenings_of(cell),
+        source=Parametric(curve, engine, trainer, cell.seed),
         swap=SwapConfig(transfer=scenario.swap.transfer, stall=scenario.swap.stall),
-        seed=cell.seed,
         sink=sink,
     )
+
+
+def priced_latency(cell: Cell, policy: Policy) -> LatencyModel:
+    """The cell's latency model. InputError when it cannot price what the policy does."""
+    latency = load_latency(cell.latency, draft=cell.draft)
+    if policy.uses_drafter and not latency.has_drafter:
+        raise InputError(
+            f"latency model {latency.name} knows no drafter, so policy {cell.policy!r} cannot be priced on it; "
+            "add --draft roofline for an analytic one, or use policy 'none'"
+        )
+    return latency
 
 
 def requests_of(cell: Cell) -> Iterator[Request]:
@@ -98,25 +124,29 @@ def _profiles(cell: Cell) -> dict[str, DomainProfile]:
 
 
 def _engine(cell: Cell, latency: LatencyModel, profiles: dict[str, DomainProfile], drafter: bool) -> Engine:
-    scenario = cell.scenario
-    given: dict[str, Any] = scenario.engine.overrides()
+    labels = Labels(
+        domains=tuple(profiles),
+        tenants=tuple(t.name for t in cell.scenario.tenants),
+        latent_sd=tuple(p.latent_sd for p in profiles.values()),
+        slo={t.name: t.slo for t in cell.scenario.tenants},
+    )
+    return Engine(engine_config(cell, latency, drafter), labels, latency, cell.seed)
+
+
+def engine_config(cell: Cell, latency: LatencyModel, drafter: bool) -> EngineConfig:
+    """Defaults, what the latency model implies, and what the scenario overrides."""
+    given: dict[str, Any] = cell.scenario.engine.overrides()
     given.pop("tensor_parallel", None)
     config = EngineConfig(
         kv_tokens=latency.kv_capacity_tokens or DEFAULT_KV_TOKENS,
-        max_k=min(scenario.max_k, latency.max_k) if drafter else 0,
+        max_k=min(cell.scenario.max_k, latency.max_k) if drafter else 0,
         drafter_loaded=drafter,
         prefix_hashes=cell.prefix_hashes,
     )
-    labels = Labels(
-        domains=tuple(profiles),
-        tenants=tuple(t.name for t in scenario.tenants),
-        latent_sd=tuple(p.latent_sd for p in profiles.values()),
-        slo={t.name: t.slo for t in scenario.tenants},
-    )
-    return Engine(replace(config, **given), labels, latency, cell.seed)
+    return replace(config, **given)
 
 
-def _trainer(scenario: Scenario) -> TrainerConfig:
+def trainer_config(scenario: Scenario) -> TrainerConfig:
     t = scenario.trainer
     return TrainerConfig(
         samples_per_second=t.samples_per_second,
@@ -127,7 +157,7 @@ def _trainer(scenario: Scenario) -> TrainerConfig:
     )
 
 
-def _happenings(cell: Cell) -> list[Happening]:
+def happenings_of(cell: Cell) -> list[Happening]:
     scenario, total = cell.scenario, cell.total
     updates = [
         Happening(int(u.at * total), "verifier_update", u.stall, u.retained, u.kv_invalid)
@@ -142,10 +172,9 @@ def _context(
     cell: Cell, latency: LatencyModel, engine: Engine, curve: LearningCurve, trainer: TrainerConfig | None
 ) -> PolicyContext:
     """What an operator knows beforehand: the engine, a latency model, and the traffic of the first minutes."""
-    scenario, max_k = cell.scenario, engine.config.max_k
     share = _first_mix(cell, engine.labels.domains)
     logits = curve.logits(curve.candidate())
-    uncond = np.zeros(max(max_k, 1))
+    uncond = np.zeros(max(engine.config.max_k, 1))
     for d, weight in enumerate(share):
         if weight > 0:
             uncond += weight * np.array(
@@ -153,14 +182,27 @@ def _context(
             )
     reached = np.concatenate([[1.0], uncond[:-1]])
     hazards = np.divide(uncond, reached, out=np.zeros_like(uncond), where=reached > 1e-9)
+    hazards = np.clip(hazards, 0.0, 1.0)
+    return context_of(cell, latency, engine, tuple(hazards.tolist()), _first_context(cell), trainer)
+
+
+def context_of(
+    cell: Cell,
+    latency: LatencyModel,
+    engine: Engine,
+    hazards: tuple[float, ...],
+    mean_context: float,
+    trainer: TrainerConfig | None,
+) -> PolicyContext:
+    """The context from what was measured beforehand on known traffic."""
     return PolicyContext(
-        max_k=max_k,
+        max_k=engine.config.max_k,
         max_batch=engine.config.max_num_seqs,
         predict=(load_latency(cell.policy_latency) if cell.policy_latency else latency).predict,
-        offline_hazards=tuple(np.clip(hazards, 0.0, 1.0).tolist()),
-        mean_context=_first_context(cell),
+        offline_hazards=hazards,
+        mean_context=mean_context,
         trainer=trainer is not None,
-        swap_stall=scenario.swap.stall,
+        swap_stall=cell.scenario.swap.stall,
         slo=dict(engine.labels.slo),
         seed=int(stream(cell.seed, "policy").integers(2**31)),
         heldout_k=trainer.eval_k if trainer else None,
@@ -174,17 +216,17 @@ FIRST = 256
 def _first_mix(cell: Cell, domains: tuple[str, ...]) -> np.ndarray:
     """Share of each domain in the first requests of *another* seed: known traffic, not this run's."""
     counts = np.zeros(len(domains))
-    for request, _ in zip(_known_traffic(cell), range(FIRST), strict=False):
+    for request, _ in zip(known_traffic(cell), range(FIRST), strict=False):
         counts[domains.index(request.domain)] += 1
     return counts / counts.sum()
 
 
 def _first_context(cell: Cell) -> float:
     """Mean context of a decoding request in the known traffic, tokens."""
-    first = [r for r, _ in zip(_known_traffic(cell), range(FIRST), strict=False)]
+    first = [r for r, _ in zip(known_traffic(cell), range(FIRST), strict=False)]
     work = sum(r.output_tokens for r in first)
     return sum((r.prompt_tokens + r.output_tokens / 2) * r.output_tokens for r in first) / work
 
 
-def _known_traffic(cell: Cell) -> Iterator[Request]:
+def known_traffic(cell: Cell) -> Iterator[Request]:
     return requests_of(replace(cell, seed=cell.seed + 1_000_003))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.contract import STATIC, TRAINED, Swap
-from harness.sim.learning import DrafterState
 
 KEPT_VERSIONS = 8
 """Published drafters that a rollback can still reach."""
@@ -12,9 +13,9 @@ KEPT_VERSIONS = 8
 class Service:
     """Which drafter serves. Version 0 is the drafter of the start, which stays at hand as the static one."""
 
-    def __init__(self, static: DrafterState) -> None:
+    def __init__(self, static: Any) -> None:
         self.static = static
-        self.published: dict[int, DrafterState] = {}
+        self.published: dict[int, Any] = {}
         self.newest = 0
         self.version = 0
         self.since = 0.0
@@ -26,10 +27,10 @@ class Service:
         return TRAINED if self.version else STATIC
 
     @property
-    def weights(self) -> DrafterState:
+    def weights(self) -> Any:
         return self.published[self.version] if self.version else self.static
 
-    def add(self, weights: DrafterState) -> None:
+    def add(self, weights: Any) -> None:
         """Keep freshly published weights, and the few versions before them for a rollback."""
         self.newest += 1
         self.published[self.newest] = weights

@@ -21,8 +21,8 @@ from harness.sim.recorder import Recorder
 from workloads.scenario import Scenario
 from workloads.traces import read_trace
 
-ACCEPTANCES = ("parametric",)
-"""Where acceptance may come from."""
+ACCEPTANCES = ("parametric", "model")
+"""Where acceptance may come from; a name may follow `model:`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Job:
     prefix_hashes: int = 0
     reading: Mapping[str, Any] = field(default_factory=dict)
     """What reading the trace had to leave out or change (`workloads.traces.TraceReport`)."""
+    acceptance: str = ACCEPTANCES[0]
     keep_steps: bool = True
     workers: int = 1
 
@@ -57,6 +58,7 @@ class Job:
                     requests=self.requests,
                     prefix_hashes=self.prefix_hashes,
                     policy_latency=self.policy_latency,
+                    acceptance=self.acceptance,
                 )
 
 
@@ -77,10 +79,10 @@ def prepare(
     """Fill in defaults and refuse, in one sentence, what could not run; nothing is written yet."""
     if requests is not None and requests < 1:
         raise InputError(f"requests is {requests}; simulate at least 1")
-    arms = tuple(policies) or scenario.arms
+    arms = tuple(policies) or _default_arms(scenario, acceptance)
     if doubled := [a for a in arms if arms.count(a) > 1]:
         raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
-    if acceptance not in ACCEPTANCES:
+    if acceptance.partition(":")[0] not in ACCEPTANCES or acceptance.startswith("parametric:"):
         raise UnknownName("acceptance source", acceptance, ACCEPTANCES)
     reading: dict[str, Any] = {}
     hashes = 0
@@ -97,6 +99,7 @@ def prepare(
         trace=trace,
         requests=requests,
         reading=reading,
+        acceptance=acceptance,
         prefix_hashes=hashes,
         keep_steps=keep_steps,
         workers=workers or min(os.cpu_count() or 1, len(arms) * len(seeds)),
@@ -104,6 +107,13 @@ def prepare(
     for cell in list(job.cells())[: len(arms)]:
         build_world(cell, _Nowhere())
     return job
+
+
+def _default_arms(scenario: Scenario, acceptance: str) -> tuple[str, ...]:
+    """The scenario's; a real model cannot tell an oracle the truth, so oracles are left out there."""
+    if acceptance == ACCEPTANCES[0]:
+        return scenario.arms
+    return tuple(arm for arm in scenario.arms if not make(arm).needs_truth)
 
 
 def _split(latency: str, ranks: int | None) -> str:
@@ -184,22 +194,28 @@ def _info(job: Job) -> dict[str, Any]:
             for name in job.policies
         },
         "latency": {"name": latency.name, "source": latency.source, "note": latency.note},
-        "acceptance": {
-            "name": "parametric",
-            "source": "fitted to published figures, in part assumed",
-            "note": ACCEPTANCE_SOURCE,
-        },
+        "acceptance": _acceptance(job),
         "configuration": {
             "scenario": job.scenario.model_dump(mode="json"),
             "latency": latency.name,
             "draft": job.draft,
             "policy_latency": job.policy_latency or "the simulator's own, so without error",
-            "acceptance": "parametric",
+            "acceptance": job.acceptance,
             "trace": job.trace.name if job.trace else None,
             "trace_reading": dict(job.reading),
             "requests": job.requests or job.scenario.requests,
         },
     }
+
+
+def _acceptance(job: Job) -> dict[str, str]:
+    if job.acceptance == ACCEPTANCES[0]:
+        source, note = "fitted to published figures, in part assumed", ACCEPTANCE_SOURCE
+    else:
+        from harness.sim.model.source import NOTE  # needs torch
+
+        source, note = "measured: a real drafter on a real target, in the loop", NOTE
+    return {"name": job.acceptance, "source": source, "note": note}
 
 
 class _Nowhere:

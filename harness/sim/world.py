@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
@@ -16,13 +16,10 @@ import simpy
 from harness.contract import TRAINED, Event, Observation, Plan, Request, Swap, TrainerState
 from harness.observe import TICK_SECONDS, TICK_STEPS, Serving, observe, position_counts
 from harness.policy import Policy, PolicyContext, Truth
-from harness.rng import stream
 from harness.sim.decisions import tick_detail
 from harness.sim.engine import Engine, Labels
-from harness.sim.learning import DrafterState, LearningCurve
 from harness.sim.service import Service
-from harness.sim.trainer import Trainer, TrainerConfig
-from harness.sim.truth import TruthTeller
+from harness.sim.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +63,29 @@ class World:
         context: PolicyContext,
         requests: Iterable[Request],
         happenings: Sequence[Happening],
-        curve: LearningCurve,
-        trainer: TrainerConfig | None,
+        source: Source,
         swap: SwapConfig,
-        seed: int,
         sink: Sink,
     ) -> None:
         self.env = simpy.Environment()
         self.engine = engine
         self.policy = policy
-        self.curve = curve
+        self.source = source
         self.sink = sink
         sink.name(engine.labels)
         self._swap = swap
-        self._teller = TruthTeller(engine, curve)
         self._happenings = sorted(happenings, key=lambda h: h.at_request)
         self._events: list[Event] = []
         self._pending: list[Callable[[], None]] = []
         self._fail_next_swap = False
+        self._quarantined = 0
         self._wake = self.env.event()
         self._arriving = True
         self._verifier_version = 0
-        self._service = Service(curve.candidate())
+        self._service = Service(source.start)
         self.trainer = (
-            Trainer(
-                self.env, trainer, curve, engine.labels.domains, stream(seed, "trainer"),
-                self._service, self._trainer_busy,
-            )
-            if trainer is not None and policy.uses_drafter
-            else None
-        )  # fmt: skip
+            source.trainer(self.env, self._service, self._trainer_busy) if policy.uses_drafter else None
+        )
         if policy.needs_truth:
             policy.bind_truth(self._truth)
         self._plan = policy.reset(context)
@@ -157,7 +147,7 @@ class World:
                 self._tick()
                 steps = 0
 
-    def _publish(self, weights: DrafterState) -> Generator[simpy.Event, object, None]:
+    def _publish(self, weights: Any) -> Generator[simpy.Event, object, None]:
         """Bring the candidate to the server, then ask the engine to put it in between two steps."""
         assert self.trainer is not None
         self._note("publish", samples=self.trainer.state.candidate_samples)
@@ -172,7 +162,7 @@ class World:
         while self._pending:
             self._pending.pop(0)()
 
-    def _finish_publish(self, weights: DrafterState) -> None:
+    def _finish_publish(self, weights: Any) -> None:
         service = self._service
         service.swapping = False
         if self._fail_next_swap:
@@ -195,14 +185,14 @@ class World:
         self._stall(self._swap.stall)
 
     def _put_weights(self) -> None:
-        self.engine.set_drafter(self.curve.logits(self._service.weights), self._service.version)
+        self.source.serve(self.engine, self._service.weights, self._service.version)
 
     def _stall(self, seconds: float) -> None:
         self.engine.wait_until(self.engine.clock + seconds)
 
     def _update_verifier(self, h: Happening) -> None:
         self._verifier_version += 1
-        self.curve.verifier_update(h.retained)
+        self.source.update_verifier(h.retained)
         self.engine.set_verifier(self._verifier_version, h.kv_invalid)
         self._put_weights()
         self._note("verifier_update", version=self._verifier_version, stall=h.stall, kv_invalid=h.kv_invalid)
@@ -226,11 +216,9 @@ class World:
         done = _joined(self._tick_done) if self._tick_done else engine.take_done()
         self._tick_steps, self._tick_done = [], []
         self._last_tick = self.env.now
+        self._note_refusals()
         if self.trainer and len(done):
-            self.trainer.offer(
-                np.bincount(done["domain"], minlength=len(engine.labels.domains)),
-                int(done["prompt"].sum() + done["output"].sum()),
-            )
+            self.trainer.offer(done)
         return observe(
             engine.gauges(self.env.now),
             steps,
@@ -287,10 +275,13 @@ class World:
     # --- small things ---
 
     def _truth(self) -> Truth:
-        service = self._service
-        newest = service.published.get(service.newest, service.static)
         candidate = self.trainer.candidate if self.trainer else None
-        return self._teller.tell(service.weights, service.static, newest, candidate, self._verifier_version)
+        return self.source.truth(self.engine, self._service, candidate, self._verifier_version)
+
+    def _note_refusals(self) -> None:
+        if self.trainer and self.trainer.state.quarantined > self._quarantined:
+            self._quarantined = self.trainer.state.quarantined
+            self._note("quarantine", reason=self.trainer.refusal)
 
     def _trainer_busy(self, busy: bool) -> None:
         assert self.trainer is not None

@@ -42,6 +42,10 @@ class DraftVocabulary(nn.Module):
         order = torch.sort(counts, descending=True, stable=True).indices[:size]
         return cls(order.sort().values, len(counts))
 
+    def become(self, other: DraftVocabulary) -> None:
+        """Take over another map, in place."""
+        self.ids, self.index = other.ids.clone(), other.index.clone()
+
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 

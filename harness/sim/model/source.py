@@ -1,0 +1,146 @@
+"""The `model` source: a made tiny model, its pretrained head, and the learner, wired for one cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import simpy
+import torch
+
+from harness.contract import Request
+from harness.errors import InputError
+from harness.policy import Truth
+from harness.sim.engine import Engine
+from harness.sim.model.engine import ModelEngine
+from harness.sim.model.tables import Tables
+from harness.sim.model.texts import Pools, Texts, known_texts
+from harness.sim.model.trainer import ModelTrainer
+from harness.sim.service import Service
+from harness.sim.trainer import Trainer, TrainerConfig
+from harness.speculator.checkpoint import Snapshot, snapshot
+from harness.speculator.drafters.base import Drafter
+from harness.speculator.learner import Learner
+from harness.speculator.settings import LearnerSettings
+from harness.speculator.tiny import vllm_head
+from harness.speculator.tiny.make import TinyModel, made_model, new_head
+from harness.speculator.vocabulary import DraftVocabulary
+
+NOTE = (
+    "a tiny target and a real EAGLE-3 head, trained for real on the texts of the run (specdrift make-model); "
+    "requests have these texts' lengths, and arrivals are denser by the ratio in output tokens"
+)
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """All that a cell needs of the made model."""
+
+    pools: Pools
+    texts: Texts
+    drafter: Drafter
+    tables: Tables
+    start: Snapshot
+
+
+def load_parts(
+    name: str, requests: Iterator[Request], total: int, updates: list[int], seed: int, start: str, max_k: int
+) -> ModelParts:
+    """Make or load the model and deal the run's texts. `start`: pretrained or untrained drafter."""
+    torch.set_num_threads(1)  # one cell a process: more threads would only wait for each other
+    model = made_model(name)
+    pools = Pools(model, pool_size(total))
+    texts = Texts(pools, requests, updates, seed)
+    drafter = first_drafter(model, pools, start, seed)
+    embeddings = [pools.target(v).embedding for v in range(2 if updates else 1)]
+    shadow = first_drafter(model, pools, start, seed)
+    tables = Tables(shadow, texts, embeddings, max_k)
+    return ModelParts(pools, texts, drafter, tables, snapshot(drafter))
+
+
+def pool_size(total: int) -> int:
+    """Texts per domain: a power of two, so that runs of like size share pools."""
+    return int(min(2048, max(64, 2 ** np.ceil(np.log2(max(1, total) / 3)))))
+
+
+def first_drafter(model: TinyModel, pools: Pools, start: str, seed: int) -> Drafter:
+    """The head that was pretrained on the first domain, or one that knows nothing."""
+    head = vllm_head.load(model.head, pools.target(0))
+    if start == "pretrained":
+        return head
+    torch.manual_seed(seed)
+    ids = head.vocabulary.ids
+    fresh = new_head(pools.target(0), DraftVocabulary(ids, head.vocabulary.target_size))
+    with torch.no_grad():
+        fresh.lm_head.weight.normal_(std=0.02)
+    return fresh
+
+
+def offline_hazards(
+    parts: ModelParts, pools: Pools, known: Iterator[Request], seed: int, k: int
+) -> list[float]:
+    """Conditional acceptance by position of the drafter of the start, on texts of traffic known beforehand."""
+    texts = known_texts(pools, known, 64, seed)
+    tables = Tables(parts.drafter, texts, [pools.target(0).embedding], k)
+    found: list[int] = []
+    for i, table in zip(texts.first(64), tables.of(list(texts.first(64))), strict=True):
+        begin = texts.requests[i].prompt_tokens - 1 - table.start
+        found += table.accepted[begin : len(texts.tokens(i)) - 2 - table.start]
+    counts = np.array(found)
+    reached = [max(1, int((counts >= j).sum())) for j in range(k)]
+    return [float((counts > j).sum()) / reached[j] for j in range(k)]
+
+
+class ModelSource:
+    """See `source.Source`."""
+
+    def __init__(
+        self,
+        parts: ModelParts,
+        engine: ModelEngine,
+        trainer: TrainerConfig | None,
+        settings: LearnerSettings,
+        seed: int,
+    ) -> None:
+        self.start = parts.start
+        self._parts = parts
+        self._engine = engine
+        self._config = trainer
+        self._settings = settings
+        self._seed = seed
+        self._verifier = 0
+        self.learner: Learner | None = None
+
+    def serve(self, engine: Engine, weights: Any, version: int) -> None:
+        self._parts.tables.use(weights)
+        engine.state.reg[0]["drafter_version"] = version
+
+    def update_verifier(self, retained: float) -> None:
+        """The successor serves. What its drafter keeps is not told by the scenario here: it is what it is."""
+        self._verifier += 1
+        if self.learner is not None:
+            target = self._parts.pools.target(self._verifier)
+            self.learner.set_verifier(self._verifier, target.head, target.embedding)
+
+    def trainer(
+        self, env: simpy.Environment, service: Service, on_busy: Callable[[bool], None]
+    ) -> Trainer | None:
+        if self._config is None:
+            return None
+        parts, s = self._parts, self._settings
+        self.learner = Learner(parts.drafter, parts.pools.target(0).head, s, self._seed)
+        config = replace(
+            self._config,
+            samples_per_second=self._config.samples_per_second / parts.texts.scale,
+            samples_per_step=s.batch,
+            checkpoint_steps=s.checkpoint_steps,
+            eval_k=s.eval_k,
+        )
+        return ModelTrainer(
+            env, config, self.learner, self._engine, parts.texts, parts.pools, service, on_busy
+        )
+
+    def truth(self, engine: Engine, service: Service, candidate: Any, verifier: int) -> Truth:
+        raise InputError("acceptance 'model' cannot tell an oracle the truth; leave the oracles out")

@@ -1,0 +1,133 @@
+"""What each request says: a prompt of its domain and the target's greedy continuation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.contract import Request
+from harness.rng import stream
+from harness.speculator.rollouts import Rollouts, roll_out
+from harness.speculator.target import Target
+from harness.speculator.tiny.make import TinyModel
+from harness.speculator.tiny.pretrain import prompt_text
+from workloads.text import sample, text_domain
+
+OUTPUT_TOKENS = 64
+"""Most output tokens of a text."""
+
+POOL_SEED = 20_260
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which text a request has."""
+
+    verifier: int
+    """The verifier that serves when it arrives; its text is that one's."""
+    domain: str
+    """Text domain."""
+    index: int
+
+
+class Pools:
+    """Texts by (verifier, domain), rolled out once and kept beside the model."""
+
+    def __init__(self, model: TinyModel, size: int) -> None:
+        self._folder = model.folder / "rollouts"
+        self._model = model
+        self._size = size
+        self._targets: dict[int, Target] = {}
+        self._pools: dict[tuple[int, str], Rollouts] = {}
+
+    def target(self, verifier: int) -> Target:
+        """The target of that version: an update alternates between the model and its successor."""
+        which = verifier % 2
+        if which not in self._targets:
+            self._targets[which] = Target.load(self._model.successor if which else self._model.target)
+        return self._targets[which]
+
+    def pool(self, verifier: int, domain: str) -> Rollouts:
+        """At least `size` texts."""
+        key = verifier % 2, domain
+        if key not in self._pools:
+            path = self._folder / f"{domain}-{key[0]}-{self._size}-{OUTPUT_TOKENS}.safetensors"
+            if not path.is_file():
+                self._make(verifier, domain).save(path)
+            self._pools[key] = Rollouts.load(path)
+        return self._pools[key]
+
+    def _make(self, verifier: int, domain: str) -> Rollouts:
+        tokenizer = load_tokenizer(self._model.target)
+        rng = stream(POOL_SEED, "pool", domain)
+        prompts = [tokenizer.encode(prompt_text(sample(domain, rng))) for _ in range(self._size)]
+        return roll_out(self.target(verifier), prompts, OUTPUT_TOKENS, tokenizer.eos_token_id)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a made target."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+class Texts:
+    """The texts of one run. Each seed deals a pool in an order of its own, without repeats while it lasts."""
+
+    def __init__(self, pools: Pools, requests: Iterator[Request], updates: Sequence[int], seed: int) -> None:
+        self._pools = pools
+        self._places: list[Place] = []
+        self.requests: list[Request] = []
+        """The scenario's, with the lengths of their texts and arrivals scaled to keep its token rate."""
+        dealt: dict[str, int] = {}
+        orders: dict[str, np.ndarray] = {}
+        given = list(requests)
+        for i, request in enumerate(given):
+            verifier = sum(at <= i for at in updates)
+            domain = text_domain(request.domain)
+            size = len(pools.pool(verifier, domain))
+            if domain not in orders:
+                orders[domain] = stream(seed, "texts", domain).permutation(size)
+            place = Place(verifier, domain, int(orders[domain][dealt.get(domain, 0) % size]))
+            dealt[domain] = dealt.get(domain, 0) + 1
+            self._places.append(place)
+            self.requests.append(self._with_lengths(request, place))
+        self.scale = sum(r.output_tokens for r in self.requests) / sum(r.output_tokens for r in given)
+        """Output tokens of the texts over the scenario's; arrivals are as much denser."""
+        self.requests = [replace(r, arrival=r.arrival * self.scale) for r in self.requests]
+
+    def _with_lengths(self, request: Request, place: Place) -> Request:
+        pool = self._pools.pool(place.verifier, place.domain)
+        prompt, output = int(pool.prompt_tokens[place.index]), pool.output_tokens(place.index)
+        return replace(request, prompt_tokens=prompt, output_tokens=output, prefix_hashes=())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def verifier(self, request_id: int) -> int:
+        return self._places[request_id].verifier
+
+    def tokens(self, request_id: int) -> torch.Tensor:
+        """int64[T]."""
+        place = self._places[request_id]
+        return self._pools.pool(place.verifier, place.domain).text(place.index)
+
+    def states(self, request_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(fused, last), float16."""
+        place = self._places[request_id]
+        return self._pools.pool(place.verifier, place.domain).states(place.index)
+
+    def first(self, n: int) -> range:
+        """Ids of the first requests."""
+        return range(min(n, len(self)))
+
+
+def known_texts(pools: Pools, requests: Iterator[Request], n: int, seed: int) -> Texts:
+    """The texts of traffic known before the run: of another seed."""
+    return Texts(pools, islice(requests, n), (), seed)

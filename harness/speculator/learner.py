@@ -1,0 +1,219 @@
+"""The learner: traces in, vetted candidates out. Live mode and the simulator run this same object.
+
+Four files make it up: `buffer.py` (what may be trained on), `rows.py` and `objectives.py` (what a step
+minimises), `judge.py` and `vetting.py` (what a candidate is worth, and whether it may be offered). It knows no
+clock: whoever owns it decides when a step runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from harness.contract import TrainPlan
+from harness.rng import stream
+from harness.speculator.buffer import BufferSettings, ReplayBuffer
+from harness.speculator.checkpoint import Snapshot, load_into, snapshot
+from harness.speculator.drafters.base import Drafter
+from harness.speculator.drift import DriftDetector
+from harness.speculator.heldout import HeldOut
+from harness.speculator.judge import Group, Judge
+from harness.speculator.objectives import check_weights, combine
+from harness.speculator.rows import build_rows
+from harness.speculator.settings import LearnerSettings
+from harness.speculator.traces import Trace
+from harness.speculator.vetting import Verdict, vet
+from harness.speculator.vocabulary import DraftVocabulary
+
+RECENT_TRACES = 128
+"""Traces over which a group counts as present traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimiser step."""
+
+    loss: float
+    parts: Mapping[str, float]
+    """Each objective's own value."""
+    traces: int
+    rows: int
+    grad_norm: float
+
+
+class Learner:
+    """Trains `drafter` in place against the target's frozen `head` (float32[V, H])."""
+
+    def __init__(self, drafter: Drafter, head: torch.Tensor, settings: LearnerSettings, seed: int) -> None:
+        self.drafter = drafter
+        self.settings = settings
+        self._head = head
+        self._verifier_version = 0
+        self.buffer = ReplayBuffer(settings.buffer_bytes, stream(seed, "buffer"), _buffer_settings(settings))
+        self.heldout = HeldOut(
+            settings.heldout_share,
+            settings.heldout_traces,
+            stream(seed, "heldout"),
+            settings.heldout_per_group,
+        )
+        self.judge = Judge(copy.deepcopy(drafter), settings.eval_k)
+        self._drift = DriftDetector()
+        self.optimiser = torch.optim.AdamW(
+            drafter.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.steps = 0
+        self.samples = 0
+        """Traces trained on, repeats counted."""
+        self.shifts = 0
+        """Shifts of traffic detected."""
+        self.quarantined: list[str] = []
+        """Why candidates were refused, in order."""
+        self._restart = 0
+        self._present: list[Group] = []
+        self.static = snapshot(drafter)
+        """The weights of the start: the floor."""
+        self._good = self.static
+
+    # --- traces in ---
+
+    def add(self, trace: Trace) -> None:
+        """Take one request's trace; a share of them is held out and never trained on."""
+        self._present = [*self._present[-RECENT_TRACES + 1 :], (trace.domain, trace.tenant)]
+        if trace.verifier_version < self._verifier_version:
+            self.buffer.add(trace)  # counted there as stale
+            return
+        if len(trace.at) and self._drift.update(_hit_rate(trace), trace.domain):
+            self.shift()
+        if self.heldout.takes(trace):
+            self.heldout.add(trace)
+        else:
+            self.buffer.add(trace)
+
+    def shift(self) -> None:
+        """Traffic or target changed: learn fast again, and see whether the draft vocabulary still fits."""
+        self.shifts += 1
+        self._restart = self.settings.restart_steps
+        counts = self.buffer.token_counts(self.drafter.vocabulary.target_size)
+        if self.drafter.vocabulary.coverage(counts) < self.settings.coverage:
+            self.rechoose_vocabulary(counts)
+
+    def set_verifier(self, version: int, head: torch.Tensor, embedding: torch.Tensor) -> None:
+        """The target changed: what was traced under the old one is void."""
+        self._verifier_version = version
+        self._head = head
+        self.drafter.set_embedding(embedding)
+        self.judge.set_embedding(embedding)
+        self.buffer.set_verifier(version)
+        self.heldout.set_verifier(version)
+        self._restart = self.settings.restart_steps
+
+    def ready(self) -> bool:
+        """Whether there is enough new to train on. Each trace is used `reuse` times on average."""
+        s = self.settings
+        if s.once:
+            return len(self.buffer) >= s.batch
+        return len(self.buffer) >= s.batch and self.samples + s.batch <= s.reuse * self.buffer.seen
+
+    # --- learning ---
+
+    def step(self, plan: TrainPlan | None = None) -> StepReport:
+        """One optimiser step by the plan's objectives and mix over domains."""
+        s = self.settings
+        weights = plan.objectives if plan is not None and plan.objectives else s.objectives
+        check_weights(weights)
+        traces = self.buffer.sample(s.batch, plan.domains if plan is not None else {})
+        self.drafter.train()
+        rows = build_rows(self.drafter, self._head, traces, s.depth)
+        loss, parts = combine(rows, weights, s.decay)
+        loss.backward()
+        norm = self._apply()
+        self.steps += 1
+        self.samples += len(traces)
+        return StepReport(float(loss.detach()), parts, len(traces), len(rows.depth), norm)
+
+    def _apply(self) -> float:
+        s = self.settings
+        parameters = [p for p in self.drafter.parameters() if p.grad is not None]
+        if distributed.is_available() and distributed.is_initialized():
+            average_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, s.clip))
+        boost = 1.0 + (s.warm_restart - 1.0) * self._restart / max(1, s.restart_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = s.lr * boost
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self._restart = max(0, self._restart - 1)
+        return norm
+
+    @torch.no_grad()
+    def rechoose_vocabulary(self, counts: torch.Tensor) -> None:
+        """Draft the tokens that traffic holds now. Kept tokens keep their row; new ones start from the target's."""
+        old = self.drafter.vocabulary
+        smoothed = counts.double() + 1e-3 * old.t2d  # what is unseen stays, where there is room
+        new = DraftVocabulary.most_frequent(smoothed, len(old))
+        kept = old.index[new.ids]
+        for head in self.drafter.heads():
+            state = self.optimiser.state.get(head, {})
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in state:
+                    state[name] = carried(state[name], kept, torch.zeros_like(state[name]))
+            head.copy_(carried(head, kept, self._head[new.ids]))
+        old.become(new)
+
+    # --- candidates out ---
+
+    def candidate(self) -> Snapshot:
+        """The weights as they are now."""
+        return snapshot(self.drafter, self.samples, self._verifier_version)
+
+    def vet(self, candidate: Snapshot, serving: Snapshot) -> Verdict:
+        """Whether the candidate may be offered. A refused one is remembered and training goes back to the
+        last good weights: what made it bad is in them too."""
+        if not self.settings.gate:
+            return Verdict()
+        verdict = vet(candidate, serving, self.judge, self.present_groups(), self.settings.tolerance)
+        if verdict.ok:
+            self._good = candidate
+            return verdict
+        self.quarantined.append(verdict.reason)
+        load_into(self.drafter, self._good)
+        self.optimiser.state.clear()
+        return verdict
+
+    def present_groups(self) -> dict[Group, list[Trace]]:
+        """Held-out traces of the domains and tenants that are in the traffic now."""
+        here = set(self._present)
+        return {group: traces for group, traces in self.heldout.groups().items() if group in here}
+
+
+def carried(rows: torch.Tensor, kept: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+    """Row kept[i] of `rows` where kept[i] >= 0, row i of `fresh` elsewhere."""
+    return torch.where(kept[:, None] >= 0, rows[kept.clamp(min=0)], fresh)
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Data parallelism: the mean of all ranks' gradients, so that n ranks are one with n times the batch."""
+    ranks = distributed.get_world_size()
+    for p in parameters:
+        assert p.grad is not None
+        distributed.all_reduce(p.grad)
+        p.grad /= ranks
+
+
+def _hit_rate(trace: Trace) -> float:
+    """Share of the trace's verify steps whose first draft was accepted."""
+    return float((trace.accepted > 0).float().mean())
+
+
+def _buffer_settings(s: LearnerSettings) -> BufferSettings:
+    return BufferSettings(
+        recent_share=s.recent_share,
+        priority=s.priority,
+        dtype=getattr(torch, s.store),
+        replay_share=s.replay_share,
+        once=s.once,
+    )

@@ -1,0 +1,112 @@
+"""Every number of the learner, and the named sets of them that arms of a comparison use."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError, UnknownName
+
+FILE = Path(__file__).with_name("learners.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """One way to learn. The defaults are those of the learner named `default`."""
+
+    objectives: Mapping[str, float] = field(default_factory=lambda: {"log_acceptance": 1.0})
+    """Weight of each objective; a plan that names its own overrides them."""
+    depth: int = 5
+    """Draft steps that training unrolls."""
+    decay: float = 0.8
+    """Weight of a row is decay ** depth (Aurora: 0.8)."""
+    lr: float = 1e-3
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    warm_restart: float = 1.0
+    """Factor on the learning rate right after a detected shift; it decays back over `restart_steps`."""
+    restart_steps: int = 40
+    batch: int = 8
+    """Traces per optimiser step."""
+    once: bool = False
+    """Use each trace exactly once, in order of arrival (Aurora's released behaviour)."""
+    reuse: float = 2.0
+    """Times that a trace is trained on, on average, when `once` is off."""
+    buffer_bytes: int = 32 * 2**20
+    recent_share: float = 0.5
+    """Share of the buffer for the most recent traces; the rest are reservoirs by domain."""
+    replay_share: float = 0.3
+    """Share of each batch drawn from the reservoirs."""
+    priority: float = 0.5
+    """0 samples traces evenly; 1 in proportion to their rejections."""
+    branches: int = 4
+    """Rejected verify steps per request whose counterfactual target states are kept; 0 keeps none."""
+    store: str = "bfloat16"
+    """Number format of stored hidden states."""
+    heldout_share: float = 0.1
+    heldout_traces: int = 64
+    """Held-out traces kept in all."""
+    heldout_per_group: int = 24
+    """Of one domain and tenant."""
+    gate: bool = True
+    """Vet candidates before they are offered; off is Aurora's released behaviour."""
+    tolerance: float = 0.1
+    """Share of its accepted tokens that a candidate may lose on any domain or tenant, beyond noise."""
+    coverage: float = 0.0
+    """Re-choose the draft vocabulary when it covers less than this share of recent output tokens; 0 never."""
+    checkpoint_steps: int = 10
+    """Optimiser steps between candidates."""
+    eval_k: int = 5
+    """Draft positions of held-out figures."""
+
+
+def learner_names(path: Path = FILE) -> tuple[str, ...]:
+    """The named sets of settings."""
+    return tuple(_tables(path))
+
+
+def learner(name: str, path: Path = FILE) -> LearnerSettings:
+    """The settings of that name; UnknownName or InputError."""
+    tables = _tables(path)
+    if name not in tables:
+        raise UnknownName("learner", name, tables)
+    return settings_from(tables[name], f"learner {name!r}")
+
+
+def settings_from(table: Mapping[str, Any], what: str) -> LearnerSettings:
+    """Defaults with the table's values in their place."""
+    known = {f.name: f for f in fields(LearnerSettings)}
+    for key in table:
+        if key not in known:
+            raise UnknownName(f"setting of {what}", key, known)
+    settings = replace(LearnerSettings(), **table)
+    _check(settings, what)
+    return settings
+
+
+def _check(s: LearnerSettings, what: str) -> None:
+    rules = (
+        ("depth", 1 <= s.depth <= 16, "within 1..16"),
+        ("decay", 0.0 < s.decay <= 1.0, "within 0..1, 0 excluded"),
+        ("lr", s.lr > 0, "above 0"),
+        ("batch", s.batch >= 1, "at least 1"),
+        ("reuse", s.reuse > 0, "above 0"),
+        ("buffer_bytes", s.buffer_bytes > 0, "above 0"),
+        ("recent_share", 0.0 < s.recent_share <= 1.0, "within 0..1, 0 excluded"),
+        ("replay_share", 0.0 <= s.replay_share <= 1.0, "within 0..1"),
+        ("heldout_share", 0.0 < s.heldout_share < 1.0, "between 0 and 1"),
+        ("coverage", 0.0 <= s.coverage <= 1.0, "within 0..1"),
+        ("checkpoint_steps", s.checkpoint_steps >= 1, "at least 1"),
+    )
+    for name, kept, rule in rules:
+        if not kept:
+            raise InputError(f"{what}: {name} is {getattr(s, name)}; it must be {rule}")
+
+
+@cache
+def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))

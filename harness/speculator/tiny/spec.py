@@ -1,0 +1,59 @@
+"""What `make-model` makes: sizes and training of the tiny targets and their heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import UnknownName
+
+
+@dataclass(frozen=True, slots=True)
+class TinySpec:
+    """A deep, narrow Llama: many layers keep a one-layer draft pass cheap relative to a verify pass."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+    draft_vocab: int
+    steps: int
+    """Optimiser steps of the target."""
+    successor_steps: int
+    """Further ones, on text of another style: the fine-tuned successor."""
+    head_requests: int
+    """Greedy texts of the first domain that the head is pretrained on."""
+    head_epochs: int
+    batch: int = 16
+    length: int = 160
+    """Tokens of a training row."""
+    lr: float = 3e-3
+    max_position: int = 1024
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+
+_SPECS = {
+    spec.name: spec
+    for spec in (
+        TinySpec("tiny", 20, 96, 3, 1, 256, 1024, 512, 300, 40, 256, 4, batch=8),
+        TinySpec("small", 20, 256, 8, 4, 640, 4096, 2048, 900, 120, 512, 6, lr=1.5e-3),
+    )
+}
+
+
+def tiny_names() -> tuple[str, ...]:
+    """Names that `make-model` knows."""
+    return tuple(_SPECS)
+
+
+def tiny_spec(name: str) -> TinySpec:
+    """The sizes of that name, or UnknownName."""
+    try:
+        return _SPECS[name]
+    except KeyError:
+        raise UnknownName("model to make", name, _SPECS) from None
