@@ -157,6 +157,40 @@ def gate(
 
 
 @app.command()
+def recovery(
+    run: RunDir,
+    over: Annotated[
+        str | None, typer.Option(help="Arm to compare with; default: the first that never swaps.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How fast each arm's drafter recovered from the shifts of a run, and how deep it dipped."""
+    from harness.compare.recovery import recovery as measure
+    from harness.runlog import read_run
+    from harness.show import recovery_table
+
+    found = measure(read_run(run), over)
+    _answer(as_json, found, lambda: recovery_table(found))
+
+
+@app.command("make-model")
+def make_model(
+    name: Annotated[str, typer.Argument(help="tiny or small.")],
+    seed: Annotated[int, typer.Option(min=0, help="Everything of the model follows from it.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: the cache.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a small target, its tokenizer, an EAGLE-3 head and a fine-tuned successor on this machine."""
+    from harness.show import made_table, stage_progress
+    from harness.speculator.tiny.make import made_model
+
+    with stage_progress() as on_step:
+        made = made_model(name, seed, out, on_step)
+    found = {"folder": str(made.folder), **made.record}
+    _answer(as_json, found, lambda: made_table(found))
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed and what would run here."""
     from harness.doctor import examine

@@ -24,6 +24,21 @@ def cell_progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar per stage on standard error while it is a terminal; otherwise silent."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        tasks: dict[str, Any] = {}
+
+        def on_step(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done)
+
+        yield on_step
+
+
 def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
     """Speedups with intervals, what each arm did, the verdict, and where the report is."""
     best = (summary["verdict"]["best_static"] or {}).get("arm")
@@ -170,6 +185,45 @@ def _ratios(check: Mapping[str, Any]) -> list[Any]:
 def gate_table(result: Any) -> Group:
     """The gate's own table, and its decision."""
     return Group(result.table(), Text(result.decision, "bold"))
+
+
+def made_table(found: Mapping[str, Any]) -> Group:
+    """Where a made model is and what it took."""
+    loss = ", ".join(f"{part} {value:.2f}" for part, value in found["loss"].items())
+    return Group(
+        Text(f"{found['spec']['name']}, {found['parameters']:,} parameters, seed {found['seed']}", "bold"),
+        Text(f"loss in nats per token: {loss}; made in {found['seconds']:.0f} s"),
+        Text(found["folder"]),
+    )
+
+
+def recovery_table(found: Mapping[str, Any]) -> Group:
+    """Recovery, area under the loss and lowest window of each arm; then the levels of each segment."""
+    arms = _table(
+        ("arm", "requests to recover", "never", "area under the loss", f"dip over {found['reference']}")
+    )
+    for arm, entry in found["arms"].items():
+        arms.add_row(
+            arm,
+            _interval(entry["recovery"], 0),
+            f"{entry['censored']:.0%}",
+            _interval(entry["area"], 3),
+            _interval(entry["dip"], 3),
+        )
+    names = list(found["arms"])
+    levels = _table(("requests", found["reference"], "reach", "by", *(f"{arm}: last" for arm in names)))
+    for i, segment in enumerate(found["segments"]):
+        last = (_number(found["arms"][arm]["segments"][i]["last"]["mean"], 2) for arm in names)
+        span = f"{segment['begin']}-{segment['end']}"
+        static, reach = (_number(segment[key], 2) for key in ("static", "reach"))
+        levels.add_row(span, static, reach, segment["best"], *last)
+    title = f"mean [95% interval] over {len(found['seeds'])} paired seeds; 'never': share of segments not recovered"
+    return Group(_title(title), arms, _title("acceptance length by segment"), levels)
+
+
+def _interval(found: Mapping[str, float | None], digits: int) -> str:
+    mean, low, high = (_number(found[key], digits) for key in ("mean", "low", "high"))
+    return mean if found["low"] is None else f"{mean} [{low}, {high}]"
 
 
 def doctor_table(findings: Mapping[str, Any]) -> Group:

@@ -10,7 +10,7 @@ Parameter names are those of vLLM's checkpoints (`midlayer.*`, `fc`, `norm`, `lm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,71 +18,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.speculator.drafters.base import Drafter, Sequences, shifted
+from harness.speculator.drafters.layers import Attention, Geometry, Mlp, RMSNorm, attend
 from harness.speculator.vocabulary import DraftVocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Eagle3Config:
+class Eagle3Config(Geometry):
     """Geometry; everything but the draft vocabulary follows the target."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    rope_theta: float = 10000.0
-    eps: float = 1e-5
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, hidden: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
-
-
-class Attention(nn.Module):
-    """Projections of the layer's attention; its input is [token embedding, hidden state], 2H wide."""
-
-    def __init__(self, c: Eagle3Config) -> None:
-        super().__init__()
-        self.c = c
-        self.q_proj = nn.Linear(2 * c.hidden, c.heads * c.head_dim, bias=False)
-        self.k_proj = nn.Linear(2 * c.hidden, c.kv_heads * c.head_dim, bias=False)
-        self.v_proj = nn.Linear(2 * c.hidden, c.kv_heads * c.head_dim, bias=False)
-        self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden, bias=False)
-
-    def project(self, x: torch.Tensor, shift: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q, k, v [B, heads, T, head_dim] with rotary positions t + `shift`; KV heads repeated."""
-        c, (b, t, _) = self.c, x.shape
-        q = self.q_proj(x).view(b, t, c.heads, c.head_dim).transpose(1, 2)
-        k = self.k_proj(x).view(b, t, c.kv_heads, c.head_dim).transpose(1, 2)
-        v = self.v_proj(x).view(b, t, c.kv_heads, c.head_dim).transpose(1, 2)
-        cos, sin = _rotary(t, shift, c, x.device)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        if c.heads != c.kv_heads:
-            k, v = (y.repeat_interleave(c.heads // c.kv_heads, 1) for y in (k, v))
-        return q, k, v
-
-
-class Mlp(nn.Module):
-    def __init__(self, c: Eagle3Config) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(c.hidden, c.intermediate, bias=False)
-        self.up_proj = nn.Linear(c.hidden, c.intermediate, bias=False)
-        self.down_proj = nn.Linear(c.intermediate, c.hidden, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class MidLayer(nn.Module):
-    def __init__(self, c: Eagle3Config) -> None:
+    """The decoder layer; its attention reads [token embedding, hidden state], 2H wide."""
+
+    def __init__(self, c: Geometry) -> None:
         super().__init__()
-        self.self_attn = Attention(c)
+        self.self_attn = Attention(c, 2 * c.hidden)
         self.mlp = Mlp(c)
         self.input_layernorm = RMSNorm(c.hidden, c.eps)
         self.hidden_norm = RMSNorm(c.hidden, c.eps)
@@ -113,20 +63,14 @@ class Eagle3(Drafter):
         self.register_buffer("embedding", embedding, persistent=False)
 
     def heads(self) -> list[nn.Parameter]:
-        return [self.lm_head.weight]
+        return list(self.lm_head.parameters())
 
     def logits(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
         return self.lm_head(self.norm(hidden))
 
     def chains(self, batch: Sequences, depth: int, chain: torch.Tensor | None = None) -> list[torch.Tensor]:
-        chosen: list[torch.Tensor] = []
-        found: list[torch.Tensor] = []
-        for j, hidden in enumerate(self.follow(batch, depth, chosen)):
-            found.append(hidden)
-            chosen.append(
-                batch.ahead(batch.tokens, 2 + j) if chain is None else chain[..., min(j, depth - 2)]
-            )
-        return found
+        text = (batch.ahead(batch.tokens, 2 + j) for j in range(depth - 1))
+        return list(self.follow(batch, depth, list(text if chain is None else chain.unbind(-1))))
 
     def follow(self, batch: Sequences, k: int, chosen: list[torch.Tensor]) -> Iterator[torch.Tensor]:
         attn, start = self.midlayer.self_attn, batch.start
@@ -150,35 +94,3 @@ class Eagle3(Drafter):
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.embedding(tokens, self.embedding)
-
-
-def attend(
-    query: torch.Tensor,
-    shared_k: torch.Tensor,
-    shared_v: torch.Tensor,
-    later: torch.Tensor,
-    own: Sequence[tuple[torch.Tensor, torch.Tensor]],
-) -> torch.Tensor:
-    """[B, heads, W, d]: attention over the shared keys [B, heads, T, d], but where `later` bool[W, T], and
-    over each place's own keys, one a depth, [B, heads, W, d]."""
-    scale = query.shape[-1] ** -0.5
-    scores = (query @ shared_k.transpose(-1, -2) * scale).masked_fill(later, float("-inf"))
-    scores = torch.cat([scores, *((query * k).sum(-1, keepdim=True) * scale for k, _ in own)], -1)
-    weights, t = scores.softmax(-1), shared_k.shape[2]
-    mixed = weights[..., :t] @ shared_v
-    for j, (_, value) in enumerate(own):
-        mixed = mixed + weights[..., t + j : t + j + 1] * value
-    return mixed
-
-
-def _rotary(t: int, shift: int, c: Eagle3Config, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin [T, head_dim / 2] of positions shift..shift+T-1."""
-    half = torch.arange(0, c.head_dim, 2, device=device, dtype=torch.float32) / c.head_dim
-    angle = (torch.arange(t, device=device, dtype=torch.float32) + shift)[:, None] * c.rope_theta**-half
-    return angle.cos(), angle.sin()
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding in the half-split form of Llama."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

@@ -1,0 +1,190 @@
+"""How fast each arm's drafter recovers from a shift, from a run log: acceptance in order of arrival.
+
+Segments begin at the run's start and at each `shift` or `verifier_update` of the log. Per segment,
+
+- *static*: mean acceptance length of the reference arm (a static one), seed by seed;
+- *reach*: the best arm's mean over the segment's last fifth (mean over seeds): what learning had to give there;
+- *loss*: reach - static; segments in which it is below `LEAST_LOSS` of the accepted tokens are left out;
+- *recovery*: requests until the moving mean over `WINDOW` requests first stands at static + 80% of the loss;
+  an arm that never does counts the whole segment (so means are lower bounds; `censored` counts them);
+- *area*: mean over the segment's requests of what is missing to reach, in tokens per verify step.
+
+Over the whole run, *dip*: the lowest ratio of an arm to the reference in tokens per second of engine time
+(stalls included) over any 500 requests in order of arrival.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.compare.interval import t_interval
+from harness.errors import InputError, UnknownName
+from harness.runlog import Run
+
+WINDOW = 50
+SHARE = 0.8
+LEAST_LOSS = 0.05
+DIP_REQUESTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """One cell, requests in order of arrival."""
+
+    tokens: np.ndarray
+    """Tokens of its verify steps: accepted + steps."""
+    steps: np.ndarray
+    arrivals: np.ndarray
+
+    def length(self, begin: int, end: int) -> float:
+        return float(self.tokens[begin:end].sum() / max(self.steps[begin:end].sum(), 1))
+
+    def moving(self, begin: int, end: int, window: int) -> np.ndarray:
+        """Acceptance length over the `window` requests up to each request of [begin, end), none before it."""
+        tokens, steps = (np.cumsum(x[begin:end], dtype=float) for x in (self.tokens, self.steps))
+        lag = np.arange(end - begin) - window
+        before = [np.where(lag >= 0, x[np.maximum(lag, 0)], 0.0) for x in (tokens, steps)]
+        return (tokens - before[0]) / np.maximum(steps - before[1], 1.0)
+
+
+def recovery(run: Run, over: str | None = None) -> dict[str, Any]:
+    """Plain data: segments, and per arm the figures of the module's docstring with 95% intervals over seeds.
+
+    `over` is the reference arm; default: the first arm that never swaps. InputError when there is none.
+    """
+    curves = {(arm, seed): _curve(run, arm, seed) for arm in run.arms for seed in run.seeds}
+    drafting = [a for a in run.arms if all(curves[a, s].steps.sum() > 0 for s in run.seeds)]
+    reference = _reference(run, drafting, over)
+    bounds = _segments(run, reference, min(len(c.steps) for c in curves.values()))
+    judged = [s for s in (_judge(b, e, curves, drafting, run.seeds, reference) for b, e in bounds) if s]
+    arms = {}
+    for arm in drafting:
+        found = {seed: _of_arm(judged, curves[arm, seed]) for seed in run.seeds}
+        dips = {seed: _dip(run, arm, reference, seed, curves[arm, seed]) for seed in run.seeds}
+        arms[arm] = _over_seeds(found, dips, judged)
+    return {"reference": reference, "segments": judged, "arms": arms, "seeds": list(run.seeds)}
+
+
+def _curve(run: Run, arm: str, seed: int) -> _Curve:
+    rows = run.requests(arm, seed, ["arrival", "verify_steps", "accepted_tokens", "status"])
+    rows = rows[rows["status"] == "finished"].sort_values("arrival", kind="stable")
+    steps = rows["verify_steps"].to_numpy()
+    return _Curve(rows["accepted_tokens"].to_numpy() + steps, steps, rows["arrival"].to_numpy())
+
+
+def _reference(run: Run, drafting: Sequence[str], over: str | None) -> str:
+    if over is not None:
+        if over not in drafting:
+            raise UnknownName("arm that drafts", over, drafting)
+        return over
+    for arm in drafting:
+        if not any((run.events(arm, seed)["kind"] == "swap").any() for seed in run.seeds):
+            return arm
+    raise InputError("no arm drafts without swapping; name the arm to compare with (--over ARM)")
+
+
+def _segments(run: Run, arm: str, total: int) -> list[tuple[int, int]]:
+    """[begin, end) by number of requests arrived at each shift or verifier update."""
+    seed = run.seeds[0]
+    events = run.events(arm, seed)
+    times = events[events["kind"].isin(["shift", "verifier_update"])]["time"].to_numpy()
+    arrivals = _curve(run, arm, seed).arrivals
+    places = sorted({0, *(int(np.searchsorted(arrivals, t)) for t in times), total})
+    return [(b, e) for b, e in itertools.pairwise(places) if e - b >= 2 * WINDOW]
+
+
+def _judge(
+    begin: int,
+    end: int,
+    curves: Mapping[tuple[str, int], _Curve],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    reference: str,
+) -> dict[str, Any] | None:
+    """The segment's levels; None when there is next to nothing to recover."""
+    tail = max(WINDOW, (end - begin) // 5)
+    static = float(np.mean([curves[reference, s].length(begin, end) for s in seeds]))
+    reached = {a: float(np.mean([curves[a, s].length(end - tail, end) for s in seeds])) for a in arms}
+    best = max(reached, key=lambda a: reached[a])
+    if reached[best] - static < LEAST_LOSS * (static - 1.0):
+        return None
+    return {"begin": begin, "end": end, "static": static, "reach": reached[best], "best": best}
+
+
+def _of_arm(segments: Sequence[Mapping[str, Any]], curve: _Curve) -> list[dict[str, float]]:
+    found = []
+    for s in segments:
+        begin, end = s["begin"], s["end"]
+        moving = curve.moving(begin, end, WINDOW)
+        level = s["static"] + SHARE * (s["reach"] - s["static"])
+        there = np.flatnonzero(moving[WINDOW - 1 :] >= level)
+        found.append(
+            {
+                "recovery": float(there[0] + WINDOW) if len(there) else float(end - begin),
+                "censored": float(not len(there)),
+                "area": float(np.maximum(s["reach"] - moving, 0.0).mean()),
+                "first": curve.length(begin, begin + WINDOW),
+                "last": curve.length(end - WINDOW, end),
+            }
+        )
+    return found
+
+
+def _over_seeds(
+    found: Mapping[int, list[dict[str, float]]],
+    dips: Mapping[int, float],
+    segments: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Means over segments by seed, then mean and interval over seeds."""
+    out: dict[str, Any] = {"dip": _summary(list(dips.values()))}
+    for name in ("recovery", "area"):
+        out[name] = _summary([float(np.mean([s[name] for s in rows])) for rows in found.values() if rows])
+    out["censored"] = float(np.mean([s["censored"] for rows in found.values() for s in rows] or [0.0]))
+    out["segments"] = [
+        {name: _summary([rows[i][name] for rows in found.values()]) for name in ("recovery", "first", "last")}
+        for i in range(len(segments))
+    ]
+    return out
+
+
+def _summary(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {"mean": None, "low": None, "high": None}
+    interval = t_interval(values)
+    low, high = interval if interval is not None else (None, None)
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
+
+
+def _dip(run: Run, arm: str, reference: str, seed: int, curve: _Curve) -> float:
+    """Lowest ratio over sliding windows of `DIP_REQUESTS` arrivals, one every tenth of a window."""
+    edges = curve.arrivals[:: DIP_REQUESTS // 10]
+    span = 10
+    if len(edges) <= span:
+        edges, span = curve.arrivals[[0, -1]], 1
+    own, other = (_rate(run, name, seed, edges, span) for name in (arm, reference))
+    return float(np.min(own / other))
+
+
+def _rate(run: Run, arm: str, seed: int, edges: np.ndarray, span: int) -> np.ndarray:
+    """Tokens per second of engine time (steps and stalls) between edges i and i + span."""
+    steps = run.steps(arm, seed, ["start", "seconds", "output_tokens"])
+    tokens = np.histogram(steps["start"], edges, weights=steps["output_tokens"])[0]
+    busy = np.histogram(steps["start"], edges, weights=steps["seconds"])[0]
+    stalls = _stalls(run.events(arm, seed))
+    busy = busy + np.histogram([t for t, _ in stalls], edges, weights=[s for _, s in stalls])[0]
+    sums = [np.convolve(x, np.ones(span), "valid") for x in (tokens, busy)]
+    return np.asarray(sums[0] / np.maximum(sums[1], 1e-9))
+
+
+def _stalls(events: pd.DataFrame) -> list[tuple[float, float]]:
+    found = []
+    for kind, time, detail in zip(events["kind"], events["time"], events["detail"], strict=True):
+        if kind in ("swap", "verifier_update"):
+            found.append((time, float(detail.get("stall", 0.0))))
+    return found
