@@ -9,6 +9,9 @@ Segments begin at the run's start and at each `shift` or `verifier_update` of th
   an arm that never does counts the whole segment (so means are lower bounds; `censored` counts them);
 - *area*: mean over the segment's requests of what is missing to reach, in tokens per verify step.
 
+Acceptance is that of the serving drafter at the largest K where the log has it (`drafter` events: every text
+is walked with it, whatever K was used), else that of the verify steps, which a small K makes look worse.
+
 Over the whole run, *dip*: the lowest ratio of an arm to the reference in tokens per second of engine time
 (stalls included) over any 500 requests in order of arrival.
 """
@@ -72,10 +75,17 @@ def recovery(run: Run, over: str | None = None) -> dict[str, Any]:
 
 
 def _curve(run: Run, arm: str, seed: int) -> _Curve:
-    rows = run.requests(arm, seed, ["arrival", "verify_steps", "accepted_tokens", "status"])
-    rows = rows[rows["status"] == "finished"].sort_values("arrival", kind="stable")
-    steps = rows["verify_steps"].to_numpy()
-    return _Curve(rows["accepted_tokens"].to_numpy() + steps, steps, rows["arrival"].to_numpy())
+    rows = run.requests(arm, seed, ["request_id", "arrival", "verify_steps", "accepted_tokens", "status"])
+    rows = rows[rows["status"] == "finished"].sort_values("arrival", kind="stable").set_index("request_id")
+    steps = rows["verify_steps"]
+    found = pd.DataFrame({"tokens": rows["accepted_tokens"] + steps, "steps": steps})
+    walks = run.events(arm, seed, ["drafter"])["detail"]
+    if len(walks):
+        walked = pd.DataFrame(
+            {key: [x for d in walks for x in d[key]] for key in ("requests", "tokens", "steps")}
+        )
+        found = walked.set_index("requests").reindex(rows.index)
+    return _Curve(found["tokens"].to_numpy(), found["steps"].to_numpy(), rows["arrival"].to_numpy())
 
 
 def _reference(run: Run, drafting: Sequence[str], over: str | None) -> str:

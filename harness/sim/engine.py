@@ -273,6 +273,10 @@ class Engine:
         s.accepted[:] = 0
         return counts
 
+    def take_notes(self) -> list[tuple[str, dict[str, object]]]:
+        """What an engine of another kind wants in the log: (kind, detail) since the last call."""
+        return []
+
     def unfinished(self) -> np.ndarray:
         """Rows of the requests still waiting or running."""
         s, r = self.state, self.state.reg[0]

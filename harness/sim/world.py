@@ -237,6 +237,8 @@ class World:
         if len(done):
             self._tick_done.append(done)
             self.sink.request_rows(done)
+        for kind, detail in self.engine.take_notes():
+            self._note(kind, **detail)
 
     def _follow(self, plan: Plan) -> None:
         service = self._service

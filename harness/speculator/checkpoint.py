@@ -112,14 +112,15 @@ def load(path: Path) -> Snapshot:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         t2d = tensors.pop("t2d")
-        vocabulary = DraftVocabulary.from_d2t(tensors.pop("d2t"), len(t2d))
+        d2t = tensors.pop("d2t")
+        vocabulary = DraftVocabulary.from_d2t(d2t, len(t2d))
         found = Snapshot(
             header["kind"], tensors, vocabulary, header["vocabulary"], header["weights"],
             int(header["samples"]), int(header["verifier_version"]),
         )  # fmt: skip
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} is not a drafter checkpoint: {error}") from error
-    if not found.consistent:
+    if not found.consistent or not torch.equal(t2d, vocabulary.t2d):
         raise InputError(
             f"{path} is damaged: its weights or its draft vocabulary are not those it was saved with"
         )

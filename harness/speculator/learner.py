@@ -8,6 +8,7 @@ clock: whoever owns it decides when a step runs.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,8 +30,12 @@ from harness.speculator.traces import Trace
 from harness.speculator.vetting import Verdict, vet
 from harness.speculator.vocabulary import DraftVocabulary
 
-RECENT_TRACES = 128
-"""Traces over which a group counts as present traffic."""
+MIX_TRACES = 32
+"""Traces whose domains make the mix that batches follow."""
+
+RECENT_TRACES = 64
+PRESENT_SHARE = 0.05
+"""A group is present while it has at least this share of the last `RECENT_TRACES` traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class Learner:
         self.quarantined: list[str] = []
         """Why candidates were refused, in order."""
         self._restart = 0
+        self._allowed = 0
+        """Traces that may be trained on beyond `reuse`."""
         self._present: list[Group] = []
         self.static = snapshot(drafter)
         """The weights of the start: the floor."""
@@ -96,7 +103,7 @@ class Learner:
     def shift(self) -> None:
         """Traffic or target changed: learn fast again, and see whether the draft vocabulary still fits."""
         self.shifts += 1
-        self._restart = self.settings.restart_steps
+        self._hurry()
         counts = self.buffer.token_counts(self.drafter.vocabulary.target_size)
         if self.drafter.vocabulary.coverage(counts) < self.settings.coverage:
             self.rechoose_vocabulary(counts)
@@ -109,14 +116,22 @@ class Learner:
         self.judge.set_embedding(embedding)
         self.buffer.set_verifier(version)
         self.heldout.set_verifier(version)
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Learn fast for a while."""
         self._restart = self.settings.restart_steps
+        self._allowed = max(0, self.samples - self._quota()) + self.settings.burst * self.settings.batch
+
+    def _quota(self) -> int:
+        return int(self.settings.reuse * self.buffer.seen)
 
     def ready(self) -> bool:
         """Whether there is enough new to train on. Each trace is used `reuse` times on average."""
         s = self.settings
         if s.once:
             return len(self.buffer) >= s.batch
-        return len(self.buffer) >= s.batch and self.samples + s.batch <= s.reuse * self.buffer.seen
+        return len(self.buffer) >= s.batch and self.samples + s.batch <= self._quota() + self._allowed
 
     # --- learning ---
 
@@ -125,7 +140,8 @@ class Learner:
         s = self.settings
         weights = plan.objectives if plan is not None and plan.objectives else s.objectives
         check_weights(weights)
-        traces = self.buffer.sample(s.batch, plan.domains if plan is not None else {})
+        wanted = plan.domains if plan is not None and plan.domains else self._recent_mix()
+        traces = self.buffer.sample(s.batch, wanted)
         self.drafter.train()
         rows = build_rows(self.drafter, self._head, traces, s.depth)
         loss, parts = combine(rows, weights, s.decay)
@@ -134,6 +150,16 @@ class Learner:
         self.steps += 1
         self.samples += len(traces)
         return StepReport(float(loss.detach()), parts, len(traces), len(rows.depth), norm)
+
+    def _recent_mix(self) -> Mapping[str, float]:
+        """Weights that make a batch look like the traffic of the last requests, with a little of each domain
+        before: the buffer itself follows a shift only as fast as it fills. Empty without labels or reservoirs."""
+        held = self.buffer.domains()
+        if self.settings.once or len(held) < 2:
+            return {}
+        recent = Counter(domain for domain, _ in self._present[-MIX_TRACES:])
+        total = sum(recent.values())
+        return {d: (recent[d] / total + self.settings.keep_old) / n for d, n in held.items()}
 
     def _apply(self) -> float:
         s = self.settings
@@ -171,8 +197,8 @@ class Learner:
         return snapshot(self.drafter, self.samples, self._verifier_version)
 
     def vet(self, candidate: Snapshot, serving: Snapshot) -> Verdict:
-        """Whether the candidate may be offered. A refused one is remembered and training goes back to the
-        last good weights: what made it bad is in them too."""
+        """Whether the candidate may be offered. A refused one is remembered; where all traffic loses, training
+        goes back to the last good weights: what made the candidate bad is in them too."""
         if not self.settings.gate:
             return Verdict()
         verdict = vet(candidate, serving, self.judge, self.present_groups(), self.settings.tolerance)
@@ -180,14 +206,16 @@ class Learner:
             self._good = candidate
             return verdict
         self.quarantined.append(verdict.reason)
-        load_into(self.drafter, self._good)
-        self.optimiser.state.clear()
+        if verdict.undo:
+            load_into(self.drafter, self._good)
+            self.optimiser.state.clear()
         return verdict
 
     def present_groups(self) -> dict[Group, list[Trace]]:
         """Held-out traces of the domains and tenants that are in the traffic now."""
-        here = set(self._present)
-        return {group: traces for group, traces in self.heldout.groups().items() if group in here}
+        recent = Counter(self._present)
+        least = PRESENT_SHARE * len(self._present)
+        return {group: traces for group, traces in self.heldout.groups().items() if recent[group] >= least}
 
 
 def carried(rows: torch.Tensor, kept: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:

@@ -69,25 +69,26 @@ def _lay(traces: Sequence[Trace], batch: Sequences, depth: int) -> _Steps:
 
 
 def _branches(traces: Sequence[Trace], batch: Sequences, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """bool[B, W] where the chain follows rejected drafts, and the target's states there [B, W, depth, H]."""
-    mask = torch.zeros(len(traces), len(batch.places), dtype=torch.bool)
-    states = batch.last.new_zeros(*mask.shape, depth, batch.last.shape[-1])
+    """int64[B, W]: how many rejected drafts the chain can follow (0: it follows the text), and the target's
+    states after each of them [B, W, depth, H]."""
+    reach = torch.zeros(len(traces), len(batch.places), dtype=torch.int64)
+    states = batch.last.new_zeros(*reach.shape, depth, batch.last.shape[-1])
     for i, t in enumerate(traces):
         if not len(t.branch):
             continue
         at = t.at[t.branch] - batch.start
-        full = (t.drafted[t.branch, : depth - 1] >= 0).all(-1) & (t.branch_last.shape[1] >= depth - 1)
-        mask[i, at[full]] = True
-        kept = t.branch_last[full, :depth].float()
-        states[i, at[full], : kept.shape[1]] = kept
-    return mask, states
+        kept = t.branch_last[:, :depth].float()
+        reach[i, at] = (t.drafted[t.branch, : kept.shape[1]] >= 0).sum(-1)
+        states[i, at, : kept.shape[1]] = kept
+    return reach, states
 
 
 def _chain(batch: Sequences, steps: _Steps, branch: torch.Tensor, depth: int) -> torch.Tensor | None:
-    if depth < 2:
+    if depth < 2 or not bool(branch.any()):
         return None
     text = torch.stack([batch.ahead(batch.tokens, 2 + j) for j in range(depth - 1)], -1)
-    return torch.where(branch[..., None], steps.drafted[..., : depth - 1], text)
+    follows = torch.arange(depth - 1) < branch[..., None]
+    return torch.where(follows, steps.drafted[..., : depth - 1], text)
 
 
 def _rows_at(
@@ -102,8 +103,9 @@ def _rows_at(
     j: int,
 ) -> dict[str, torch.Tensor]:
     """The fields of `Rows` at depth j, rows picked out of [B, W]."""
-    off_text = branch & (j > steps.accepted)  # behind the first rejection the branch has left the text
-    keep = outputs & (batch.valid(j) | off_text)
+    on_branch = branch > 0
+    off_text = on_branch & (j > steps.accepted)  # behind the first rejection the branch has left the text
+    keep = outputs & torch.where(off_text, j <= branch, batch.valid(j))
     last = batch.ahead(batch.last, 1 + j)
     if j:
         last = torch.where(off_text[..., None], states[:, :, j - 1], last)

@@ -15,6 +15,13 @@ import torch
 from harness.errors import InputError, MissingPart
 
 
+def quiet() -> None:
+    """No progress bars of transformers: standard error is ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def aux_layers(layers: int) -> tuple[int, int, int]:
     """Indices whose input states the drafter is fed: vLLM's default for EAGLE-3."""
     return 2, layers // 2, layers - 3
@@ -33,6 +40,7 @@ class Target:
         """From a model folder in Hugging Face format; MissingPart when there is none."""
         from transformers import AutoModelForCausalLM
 
+        quiet()
         if not (folder / "config.json").is_file():
             raise MissingPart(
                 f"{folder} holds no model (no config.json); specdrift make-model tiny makes one"

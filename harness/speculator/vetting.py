@@ -30,6 +30,9 @@ class Verdict:
     """`reason` is one sentence; empty when the candidate may be offered."""
 
     reason: str = ""
+    undo: bool = False
+    """Whether training should go back too: the weights are broken, or worse for the traffic as a whole. A
+    candidate that some group pays for is only withheld; more training may mend it."""
 
     @property
     def ok(self) -> bool:
@@ -45,21 +48,24 @@ def vet(
 ) -> Verdict:
     """Look at weights first, then at every group of held-out traces."""
     if not finite(candidate):
-        return Verdict("a weight is not a finite number")
+        return Verdict("a weight is not a finite number", undo=True)
     if shapes(candidate) != shapes(serving) and len(candidate.vocabulary) == len(serving.vocabulary):
-        return Verdict("a weight is missing or has another shape than what serves")
+        return Verdict("a weight is missing or has another shape than what serves", undo=True)
     if not candidate.consistent:
         return Verdict(
             "the draft vocabulary is not the one that the weights were trained under, or they were changed"
         )
-    for group, traces in groups.items():
-        if len(traces) < LEAST_TRACES:
-            continue
-        loss, error, now = paired_loss(judge.scores(candidate, traces), judge.scores(serving, traces))
+    judged = {
+        group: paired_loss(judge.scores(candidate, traces), judge.scores(serving, traces))
+        for group, traces in groups.items()
+        if len(traces) >= LEAST_TRACES
+    }
+    for group, (loss, error, now) in judged.items():
         if loss - ERRORS * error > tolerance * (now - 1.0):
             return Verdict(
                 f"{'/'.join(group)}: acceptance length {now - loss:.2f} against {now:.2f} of what serves, "
-                f"over {len(traces)} held-out texts"
+                f"over {len(groups[group])} held-out texts",
+                undo=sum(loss for loss, _, _ in judged.values()) > 0.0,
             )
     return Verdict()
 

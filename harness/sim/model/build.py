@@ -30,6 +30,10 @@ def build_model_world(cell: Cell, model: str, sink: Sink) -> World:
     policy, scenario = make(cell.policy), cell.scenario
     if cell.trace is not None:
         raise InputError("acceptance 'model' makes its own texts, so it cannot follow the lengths of a trace")
+    if policy.needs_truth:
+        raise InputError(
+            f"acceptance 'model' cannot tell oracle {cell.policy!r} the truth; leave oracles out"
+        )
     latency = priced_latency(cell, policy)
     settings = learner(policy.learner)
     happenings = happenings_of(cell)

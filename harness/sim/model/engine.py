@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.latency.compiled import step_seconds
 from harness.latency.model import LatencyModel
 from harness.sim.engine import Engine, EngineConfig, Labels
 from harness.sim.kernel import commit_step, has_room, plan_step
 from harness.sim.model.tables import Table, Tables
+from harness.speculator.judge import Score, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class ModelEngine(Engine):
         self.tables = tables
         self.state.reg["external"] = 1
         self._verified: dict[int, list[Verified]] = {}
+        self._notes: list[tuple[str, dict[str, object]]] = []
 
     def advance(self, horizon: float, max_steps: int) -> int:
         s, ran = self.state, 0
@@ -44,6 +48,33 @@ class ModelEngine(Engine):
             ran += 1
             s = self.state
         return ran
+
+    def take_done(self) -> np.ndarray:
+        """As the base; also walks each text with the serving drafter at the largest K, for the log."""
+        done = super().take_done()
+        if len(done) and self.config.drafter_loaded:
+            ids = done["request_id"].tolist()
+            scores = [self._walk(i, t) for i, t in zip(ids, self.tables.of(ids), strict=True)]
+            self._notes.append(
+                (
+                    "drafter",
+                    {
+                        "requests": ids,
+                        "tokens": [s.tokens for s in scores],
+                        "steps": [s.steps for s in scores],
+                    },
+                )
+            )
+        return done
+
+    def take_notes(self) -> list[tuple[str, dict[str, object]]]:
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _walk(self, request_id: int, table: Table) -> Score:
+        request = self.tables.texts.requests[request_id]
+        place = request.prompt_tokens - 1 - table.start
+        return walk(table.accepted, place, request.prompt_tokens + request.output_tokens, table.start)
 
     def verified(self, request_id: int) -> list[Verified]:
         """The verify steps of a finished request; they are handed over once."""

@@ -30,7 +30,7 @@ from harness.speculator.vocabulary import DraftVocabulary
 
 NOTE = (
     "a tiny target and a real EAGLE-3 head, trained for real on the texts of the run (specdrift make-model); "
-    "requests have these texts' lengths, and arrivals are denser by the ratio in output tokens"
+    "requests have these texts' lengths (shorter than the scenario's), arrivals are the scenario's"
 )
 
 
@@ -62,7 +62,7 @@ def load_parts(
 
 def pool_size(total: int) -> int:
     """Texts per domain: a power of two, so that runs of like size share pools."""
-    return int(min(2048, max(64, 2 ** np.ceil(np.log2(max(1, total) / 3)))))
+    return int(min(4096, max(64, 2 ** np.ceil(np.log2(max(1, total) / 1.5)))))
 
 
 def first_drafter(model: TinyModel, pools: Pools, start: str, seed: int) -> Drafter:
@@ -133,7 +133,6 @@ class ModelSource:
         self.learner = Learner(parts.drafter, parts.pools.target(0).head, s, self._seed)
         config = replace(
             self._config,
-            samples_per_second=self._config.samples_per_second / parts.texts.scale,
             samples_per_step=s.batch,
             checkpoint_steps=s.checkpoint_steps,
             eval_k=s.eval_k,
@@ -143,4 +142,4 @@ class ModelSource:
         )
 
     def truth(self, engine: Engine, service: Service, candidate: Any, verifier: int) -> Truth:
-        raise InputError("acceptance 'model' cannot tell an oracle the truth; leave the oracles out")
+        raise InputError("acceptance 'model' cannot tell an oracle the truth; leave oracles out")

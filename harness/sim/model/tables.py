@@ -35,7 +35,7 @@ class Tables:
 
     def __init__(self, shadow: Drafter, texts: Texts, embeddings: Sequence[torch.Tensor], k: int) -> None:
         self._shadow = shadow
-        self._texts = texts
+        self.texts = texts
         self._embeddings = embeddings
         self._k = k
         self._found: dict[int, Table] = {}
@@ -53,24 +53,24 @@ class Tables:
         missing = [i for i in wanted if i not in self._found]
         if missing:
             begin = max(wanted) + 1
-            ahead = range(begin, min(begin + BATCH - len(missing) % BATCH, len(self._texts)))
+            ahead = range(begin, min(begin + BATCH - len(missing) % BATCH, len(self.texts)))
             self._make([*missing, *(i for i in ahead if i not in self._found)])
         return [self._found[i] for i in wanted]
 
     def _make(self, ids: list[int]) -> None:
         by_verifier: dict[int, list[int]] = {}
         for i in ids:
-            by_verifier.setdefault(self._texts.verifier(i) % 2, []).append(i)
+            by_verifier.setdefault(self.texts.verifier(i) % 2, []).append(i)
         for which, group in by_verifier.items():
             self._shadow.set_embedding(self._embeddings[which])
-            group.sort(key=lambda i: len(self._texts.tokens(i)))
+            group.sort(key=lambda i: len(self.texts.tokens(i)))
             for begin in range(0, len(group), BATCH):
                 self._draft(group[begin : begin + BATCH])
 
     def _draft(self, ids: list[int]) -> None:
-        states = [self._texts.states(i) for i in ids]
-        prompts = [self._texts.requests[i].prompt_tokens for i in ids]
-        tokens = [self._texts.tokens(i) for i in ids]
+        states = [self.texts.states(i) for i in ids]
+        prompts = [self.texts.requests[i].prompt_tokens for i in ids]
+        tokens = [self.texts.tokens(i) for i in ids]
         batch = batched(tokens, [s[0] for s in states], [s[1] for s in states], max(0, min(prompts) - 1))
         drafts = self._shadow.draft(batch, self._k)
         accepted = count_accepted(drafts.tokens, batch).tolist()

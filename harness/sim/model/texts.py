@@ -84,11 +84,10 @@ class Texts:
         self._pools = pools
         self._places: list[Place] = []
         self.requests: list[Request] = []
-        """The scenario's, with the lengths of their texts and arrivals scaled to keep its token rate."""
+        """The scenario's, with the lengths of their texts."""
         dealt: dict[str, int] = {}
         orders: dict[str, np.ndarray] = {}
-        given = list(requests)
-        for i, request in enumerate(given):
+        for i, request in enumerate(requests):
             verifier = sum(at <= i for at in updates)
             domain = text_domain(request.domain)
             size = len(pools.pool(verifier, domain))
@@ -98,9 +97,6 @@ class Texts:
             dealt[domain] = dealt.get(domain, 0) + 1
             self._places.append(place)
             self.requests.append(self._with_lengths(request, place))
-        self.scale = sum(r.output_tokens for r in self.requests) / sum(r.output_tokens for r in given)
-        """Output tokens of the texts over the scenario's; arrivals are as much denser."""
-        self.requests = [replace(r, arrival=r.arrival * self.scale) for r in self.requests]
 
     def _with_lengths(self, request: Request, place: Place) -> Request:
         pool = self._pools.pool(place.verifier, place.domain)

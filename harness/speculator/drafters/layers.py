@@ -80,9 +80,10 @@ def attend(
 ) -> torch.Tensor:
     """[B, heads, W, d]: attention over the shared keys [B, heads, T, d], but where `later` bool[W, T], and
     over each place's own keys, one a depth, [B, heads, W, d]."""
-    scale = query.shape[-1] ** -0.5
-    scores = (query @ shared_k.transpose(-1, -2) * scale).masked_fill(later, float("-inf"))
-    scores = torch.cat([scores, *((query * k).sum(-1, keepdim=True) * scale for k, _ in own)], -1)
+    query = query * query.shape[-1] ** -0.5
+    mask = query.new_zeros(later.shape).masked_fill_(later, float("-inf"))  # adding is cheaper than filling
+    scores = query @ shared_k.transpose(-1, -2) + mask
+    scores = torch.cat([scores, *((query * k).sum(-1, keepdim=True) for k, _ in own)], -1)
     weights, t = scores.softmax(-1), shared_k.shape[2]
     mixed = weights[..., :t] @ shared_v
     for j, (_, value) in enumerate(own):

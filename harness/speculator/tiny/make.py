@@ -28,7 +28,7 @@ from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.objectives import combine
 from harness.speculator.rollouts import Rollouts, roll_out
 from harness.speculator.rows import build_rows
-from harness.speculator.target import Target
+from harness.speculator.target import Target, quiet
 from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.pretrain import Progress, encode, new_llama, prompt_text, rows, texts, train
 from harness.speculator.tiny.spec import TinySpec, tiny_spec
@@ -127,6 +127,7 @@ def _make(spec: TinySpec, seed: int, out: Path, progress: Progress) -> None:
 
 
 def _save_target(model: Any, tokenizer: Any, folder: Path) -> None:
+    quiet()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -179,8 +180,8 @@ def _pretrain(
 
 
 def _digest(spec: TinySpec, seed: int) -> str:
-    here = Path(__file__).parent
-    sources = sorted([*here.glob("*.py"), *Path(workloads.text.__file__).parent.glob("*.py")])
+    own = [Path(__file__).with_name(f"{part}.py") for part in ("make", "pretrain", "tokenizer")]
+    sources = [*own, *sorted(Path(workloads.text.__file__).parent.glob("*.py"))]
     digest = hashlib.sha256(f"{spec}{seed}{torch.__version__}".encode())
     for path in sources:
         digest.update(path.read_bytes())

@@ -1,4 +1,7 @@
-"""What `make-model` makes: sizes and training of the tiny targets and their heads."""
+"""What `make-model` makes: sizes and training of the tiny targets and their heads.
+
+`micro` is for tests and for trying commands: seconds to make, too small to learn much.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ class TinySpec:
 _SPECS = {
     spec.name: spec
     for spec in (
-        TinySpec("tiny", 20, 96, 3, 1, 256, 1024, 512, 300, 40, 256, 4, batch=8),
+        TinySpec("tiny", 20, 96, 3, 1, 256, 1024, 512, 250, 40, 256, 4, batch=8, lr=4e-3),
+        TinySpec("micro", 6, 48, 2, 1, 96, 512, 320, 60, 20, 48, 2, batch=8, length=96, lr=6e-3),
         TinySpec("small", 20, 256, 8, 4, 640, 4096, 2048, 900, 120, 512, 6, lr=1.5e-3),
     )
 }

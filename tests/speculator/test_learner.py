@@ -1,0 +1,198 @@
+"""The learner: it learns, is deterministic, resumes exactly, and n ranks are one rank with n times the batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from harness.contract import TrainPlan  # noqa: E402
+from harness.errors import UnknownName  # noqa: E402
+from harness.speculator.judge import Judge, pooled  # noqa: E402
+from harness.speculator.learner import Learner  # noqa: E402
+from harness.speculator.learner_state import load_learner, save_learner  # noqa: E402
+from harness.speculator.objectives import OBJECTIVES, combine  # noqa: E402
+from harness.speculator.rows import build_rows  # noqa: E402
+from harness.speculator.settings import LearnerSettings, learner, learner_names, settings_from  # noqa: E402
+from tests.speculator import micro  # noqa: E402
+
+SETTINGS = LearnerSettings(
+    objectives={"forward_kl": 1.0}, lr=3e-3, depth=3, reuse=50.0, heldout_share=0.2, eval_k=3, branches=0
+)
+
+
+def new(settings: LearnerSettings = SETTINGS, seed: int = 0) -> Learner:
+    return Learner(micro.head(), micro.pools().target(0).head, settings, seed)
+
+
+def fed(settings: LearnerSettings = SETTINGS, domain: str = "sql", n: int = 40) -> Learner:
+    found = new(settings)
+    for trace in micro.traces(domain, n):
+        found.add(trace)
+    return found
+
+
+def test_it_learns_a_domain_that_its_head_does_not_know():
+    found = fed()
+    heldout = [t for traces in found.present_groups().values() for t in traces]
+    judge = Judge(micro.head(), 3)
+    before = pooled(judge.scores(found.candidate(), heldout)).length
+    for _ in range(60):
+        found.step()
+    after = pooled(judge.scores(found.candidate(), heldout)).length
+    assert after > before + 0.1
+
+
+def test_held_out_texts_are_never_trained_on():
+    found = fed()
+    held = {t.request_id for traces in found.heldout.groups().values() for t in traces}
+    assert held
+    drawn = {t.request_id for _ in range(40) for t in found.buffer.sample(8)}
+    assert not held & drawn
+
+
+def test_the_same_seed_gives_the_same_weights():
+    prints = []
+    for _ in range(2):
+        found = fed()
+        for _ in range(5):
+            found.step()
+        prints.append(found.candidate().weights_print)
+    assert prints[0] == prints[1]
+
+
+def test_a_resumed_learner_goes_on_exactly(tmp_path):
+    """Weights and optimiser state come back; on the same batches both go the same way."""
+    found = fed()
+    for _ in range(4):
+        found.step()
+    save_learner(found, tmp_path / "state")
+    other = fed()
+    load_learner(other, tmp_path / "state")
+    assert (other.steps, other.samples) == (found.steps, found.samples)
+    batch = micro.traces("sql", 8)
+    for each in (found, other):
+        each.buffer.sample = lambda *args, **kwargs: batch
+        each.step()
+    assert found.candidate().weights_print == other.candidate().weights_print
+
+
+def test_traces_are_reused_only_as_often_as_told():
+    found = fed(replace(SETTINGS, reuse=1.0))
+    steps = 0
+    while found.ready():
+        found.step()
+        steps += 1
+    assert steps == found.buffer.seen // SETTINGS.batch
+
+
+def test_the_released_behaviour_uses_each_trace_once_and_vets_nothing():
+    found = fed(replace(learner("aurora"), depth=3))
+    while found.ready():
+        found.step()
+    assert len(found.buffer) < learner("aurora").batch
+    assert found.vet(found.candidate(), found.static).ok
+
+
+def test_a_plan_overrides_the_objectives():
+    found = fed()
+    report = found.step(TrainPlan(on=True, objectives={"reverse_kl": 1.0}))
+    assert set(report.parts) == {"reverse_kl"}
+    with pytest.raises(UnknownName, match="did you mean"):
+        found.step(TrainPlan(on=True, objectives={"reverse_kll": 1.0}))
+
+
+def test_choosing_the_draft_vocabulary_anew_keeps_what_stays():
+    """Tokens of the new traffic enter with the target's rows, kept ones keep theirs, drafting goes on."""
+    found = fed()
+    found.step()
+    old, rows = found.drafter.vocabulary.ids.clone(), found.drafter.lm_head.weight.detach().clone()
+    missing = torch.tensor([t for t in range(512) if t not in set(old.tolist())])
+    counts = torch.zeros(512, dtype=torch.int64)
+    counts[missing[:30]] = 5
+    assert found.drafter.vocabulary.coverage(counts) == 0.0
+    found.rechoose_vocabulary(counts)
+    now = found.drafter.vocabulary
+    assert now.coverage(counts) == 1.0
+    place = {token: i for i, token in enumerate(old.tolist())}
+    for i, token in enumerate(now.ids.tolist()):
+        row = rows[place[token]] if token in place else micro.pools().target(0).head[token]
+        assert torch.equal(found.drafter.lm_head.weight[i], row)
+    found.step()
+    assert found.candidate().consistent
+
+
+def test_a_shift_chooses_anew_only_when_the_old_choice_covers_too_little():
+    for coverage, changes in ((0.0, False), (1.0, True)):
+        found = fed(replace(SETTINGS, coverage=coverage))
+        unseen = int((~found.drafter.vocabulary.t2d).nonzero()[0])
+        found.buffer.token_counts = lambda n, t=unseen: torch.bincount(torch.tensor([t]), minlength=n)
+        before = found.drafter.vocabulary.fingerprint()
+        found.shift()
+        assert (found.drafter.vocabulary.fingerprint() != before) is changes
+
+
+def test_a_new_verifier_voids_old_traces():
+    found = fed()
+    target = micro.pools().target(1)
+    found.set_verifier(1, target.head, target.embedding)
+    assert len(found.buffer) == 0
+    assert found.heldout.groups() == {}
+    found.add(micro.traces("sql", 1)[0])
+    assert len(found.buffer) == 0
+
+
+def test_two_ranks_are_one_with_twice_the_batch(tmp_path):
+    """Gradients averaged over ranks: gloo on one machine, two processes."""
+    import torch.multiprocessing as mp
+
+    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    both = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
+    assert torch.equal(both[0], both[1])
+    head = micro.head()
+    first, second = (_loss(head, part) for part in _halves())
+    ((first + second) / 2).backward()
+    assert torch.allclose(head.fc.weight.grad, both[0], atol=1e-6)
+
+
+def _loss(head, traces):
+    return combine(build_rows(head, micro.pools().target(0).head, traces, 3), {"forward_kl": 1.0})[0]
+
+
+def _halves():
+    traces = micro.traces("sql", 8)
+    return traces[:4], traces[4:]
+
+
+def _rank(rank: int, folder: str) -> None:
+    from torch import distributed
+
+    from harness.speculator.learner import average_gradients
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    head = micro.head()
+    _loss(head, _halves()[rank]).backward()
+    average_gradients([p for p in head.parameters() if p.grad is not None])
+    torch.save(head.fc.weight.grad, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", learner_names())
+def test_every_named_learner_is_valid(name):
+    assert set(learner(name).objectives) <= set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"lrr": 1.0}, "did you mean 'lr'"),
+        ({"depth": 0}, "depth is 0"),
+        ({"heldout_share": 1.0}, "heldout_share"),
+    ],
+)
+def test_settings_refuse_nonsense(table, message):
+    with pytest.raises(ValueError, match=message):
+        settings_from(table, "a test")
