@@ -15,8 +15,19 @@ TORCH = "torch==2.13.0"
 @nox.session
 def simulate(session: nox.Session) -> None:
     """Simulate a scenario (default: domain-shift) and write its drift report."""
-    session.install(".")
+    session.install(".[learn]" if any("model" in word for word in session.posargs) else ".")
     session.run("specdrift", "simulate", *session.posargs)
+
+
+@nox.session
+def learning(session: nox.Session) -> None:
+    """The learning experiments of docs/learning.md, one run each; about an hour on two cores."""
+    session.install(TORCH)
+    session.install(".[learn]")
+    for name in session.posargs or ("domain-shift", "recurring", "day-zero", "verifier-update"):
+        scenario, run = f"benchmarks/learning/{name}.toml", f"runs/learning-{name}"
+        session.run("specdrift", "simulate", "--scenario", scenario, "--acceptance", "model", "--out", run)
+        session.run("specdrift", "recovery", run)
 
 
 @nox.session
@@ -57,7 +68,7 @@ def calibrate(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Lint, types and tests, without a GPU."""
     session.install(TORCH)
-    session.install("-e", ".[dev,kernels]")
+    session.install("-e", ".[dev,kernels,learn]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

@@ -181,7 +181,10 @@ def make_model(
     as_json: Json = False,
 ) -> None:
     """Make a small target, its tokenizer, an EAGLE-3 head and a fine-tuned successor on this machine."""
+    from harness.errors import require_learning
     from harness.show import made_table, stage_progress
+
+    require_learning()
     from harness.speculator.tiny.make import made_model
 
     with stage_progress() as on_step:

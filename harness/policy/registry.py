@@ -32,8 +32,8 @@ def make(spec: str) -> Policy:
     """The policy for 'NAME' or 'NAME:ARGUMENT', such as 'bandit', 'static:3', 'cadence:400@5'.
 
     UnknownName for a name that is not registered, InputError for an argument that makes no sense.
-    '+LEARNER' behind it names what it trains with: 'bandit+aurora'. Whether K fits the engine is checked at
-    `reset`, whether there is such a learner where one is built.
+    '+LEARNER' behind it names what it drafts and trains with: 'bandit+aurora', 'static:3+ngram'. Whether K
+    fits the engine is checked at `reset`, whether there is such a learner where one is built.
     """
     chosen, plus, learner = spec.strip().partition("+")
     name, _, argument = chosen.partition(":")
@@ -44,8 +44,8 @@ def make(spec: str) -> Policy:
     policy = _POLICIES[name].from_argument(argument)
     policy.name = spec.strip()
     if plus:
-        if not policy.trains:
-            raise InputError(f"policy {name!r} never trains; {spec!r} gives it the learner {learner!r}")
+        if not policy.uses_drafter:
+            raise InputError(f"policy {name!r} has no drafter; {spec!r} gives it the learner {learner!r}")
         policy.learner = learner
     return policy
 

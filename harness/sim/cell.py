@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.contract import Request
-from harness.errors import InputError
+from harness.errors import InputError, require_learning
 from harness.latency import load as load_latency
 from harness.latency.model import LatencyModel
 from harness.policy import Policy, PolicyContext, make
@@ -68,7 +68,8 @@ DEFAULT_MADE_MODEL = "tiny"
 def build_world(cell: Cell, sink: Sink) -> World:
     """All parts of the cell, wired."""
     if cell.model is not None:
-        from harness.sim.model.build import build_model_world  # needs torch
+        require_learning()
+        from harness.sim.model.build import build_model_world
 
         return build_model_world(cell, cell.model, sink)
     scenario = cell.scenario

@@ -123,6 +123,6 @@ def _adwin(delta: float) -> Any:
         from river.drift import ADWIN
     except ImportError as error:
         raise MissingPart(
-            "the drift detector needs river; install it with: python3 -m pip install 'specdrift[rl]'"
+            "the drift detector needs river; install it with: python3 -m pip install 'specdrift[learn]'"
         ) from error
     return ADWIN(delta=delta, clock=1)

@@ -24,11 +24,14 @@ from harness.speculator.drift import DriftDetector
 from harness.speculator.heldout import HeldOut
 from harness.speculator.judge import Group, Judge
 from harness.speculator.objectives import check_weights, combine
-from harness.speculator.rows import build_rows
+from harness.speculator.rows import build_rows, fused_kl
 from harness.speculator.settings import LearnerSettings
 from harness.speculator.traces import Trace
 from harness.speculator.vetting import Verdict, vet
 from harness.speculator.vocabulary import DraftVocabulary
+
+FUSED_VOCABULARY = 16_384
+"""Draft tokens from which on logits of all rows are too large to hold."""
 
 MIX_TRACES = 32
 """Traces whose domains make the mix that batches follow."""
@@ -46,7 +49,6 @@ class StepReport:
     parts: Mapping[str, float]
     """Each objective's own value."""
     traces: int
-    rows: int
     grad_norm: float
 
 
@@ -143,13 +145,23 @@ class Learner:
         wanted = plan.domains if plan is not None and plan.domains else self._recent_mix()
         traces = self.buffer.sample(s.batch, wanted)
         self.drafter.train()
-        rows = build_rows(self.drafter, self._head, traces, s.depth)
-        loss, parts = combine(rows, weights, s.decay)
+        loss, parts = self._loss(traces, weights)
         loss.backward()
         norm = self._apply()
         self.steps += 1
         self.samples += len(traces)
-        return StepReport(float(loss.detach()), parts, len(traces), len(rows.depth), norm)
+        return StepReport(float(loss.detach()), parts, len(traces), norm)
+
+    def _loss(
+        self, traces: list[Trace], weights: Mapping[str, float]
+    ) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """Dense rows, or the fused kernel where one KL is all that is wanted and the vocabulary is large."""
+        s, used = self.settings, [name for name, weight in weights.items() if weight > 0]
+        if len(self.drafter.vocabulary) >= FUSED_VOCABULARY and used in (["forward_kl"], ["reverse_kl"]):
+            direction = used[0].removesuffix("_kl")
+            loss = fused_kl(self.drafter, self._head, traces, s.depth, s.decay, direction)
+            return loss * weights[used[0]], {used[0]: float(loss.detach())}
+        return combine(build_rows(self.drafter, self._head, traces, s.depth), weights, s.decay)
 
     def _recent_mix(self) -> Mapping[str, float]:
         """Weights that make a batch look like the traffic of the last requests, with a little of each domain

@@ -6,14 +6,16 @@ chain follows what was drafted (its own drafts, counterfactual targets); everywh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from harness.speculator.drafters.base import Drafter, Sequences, batched
+from harness.speculator.fused import linear_kl
 from harness.speculator.objectives import Rows
 from harness.speculator.traces import Trace
+from harness.speculator.vocabulary import DraftVocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,63 @@ def sequences_of(traces: Sequence[Trace]) -> Sequences:
     return batched([t.tokens for t in traces], [t.fused for t in traces], [t.last for t in traces], start)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """The rows of one depth: N places that have a verdict."""
+
+    depth: int
+    keep: torch.Tensor
+    """bool[B, W]."""
+    x: torch.Tensor
+    """[N, width]: what the drafter's head reads, with gradient."""
+    weight: torch.Tensor
+    """[draft vocabulary, width]: that head."""
+    last: torch.Tensor
+    """[N, H]: the target's state that scores this draft."""
+    on_text: torch.Tensor
+    """bool[N]: whether the context is the text's own."""
+
+
 def build_rows(drafter: Drafter, head: torch.Tensor, traces: Sequence[Trace], depth: int) -> Rows:
     """All valid (place, depth) pairs of output tokens. `head` is the target's, float32[V, H]."""
     batch = sequences_of(traces)
     steps = _lay(traces, batch, depth)
-    branch, states = _branches(traces, batch, depth)
-    chain = _chain(batch, steps, branch, depth)
-    hidden = drafter.chains(batch, depth, chain)
-    outputs = _is_output(traces, batch)
     parts = [
-        _rows_at(drafter, head, batch, steps, branch, states, hidden[j], outputs, j) for j in range(depth)
+        _fields(p, batch, steps, drafter.vocabulary, head)
+        for p in _picks(drafter, traces, batch, steps, depth)
     ]
     return Rows(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def fused_kl(
+    drafter: Drafter, head: torch.Tensor, traces: Sequence[Trace], depth: int, decay: float, direction: str
+) -> torch.Tensor:
+    """The forward or reverse KL objective as `objectives.combine` gives it, without any [N, V] logits."""
+    batch = sequences_of(traces)
+    steps = _lay(traces, batch, depth)
+    teacher = head if drafter.vocabulary.is_full else head[drafter.vocabulary.ids]
+    total, weights = batch.last.new_zeros(()), 0.0
+    for p in _picks(drafter, traces, batch, steps, depth):
+        loss = linear_kl(p.x[p.on_text], p.weight, p.last[p.on_text], teacher, direction)
+        total = total + decay**p.depth * loss.sum()
+        weights += decay**p.depth * len(loss)
+    return total / max(weights, 1e-9)
+
+
+def _picks(
+    drafter: Drafter, traces: Sequence[Trace], batch: Sequences, steps: _Steps, depth: int
+) -> Iterator[_Pick]:
+    branch, states = _branches(traces, batch, depth)
+    outputs = _is_output(traces, batch)
+    for j, hidden in enumerate(drafter.chains(batch, depth, _chain(batch, steps, branch, depth))):
+        # behind the first rejection a branch has left the text
+        off_text = (branch > 0) & (j > steps.accepted)
+        keep = outputs & torch.where(off_text, j <= branch, batch.valid(j))
+        last = batch.ahead(batch.last, 1 + j)
+        if j:
+            last = torch.where(off_text[..., None], states[:, :, j - 1], last)
+        x, weight = drafter.output(hidden[keep], j)
+        yield _Pick(j, keep, x, weight, last[keep], ~off_text[keep])
 
 
 def _is_output(traces: Sequence[Trace], batch: Sequences) -> torch.Tensor:
@@ -91,41 +138,26 @@ def _chain(batch: Sequences, steps: _Steps, branch: torch.Tensor, depth: int) ->
     return torch.where(follows, steps.drafted[..., : depth - 1], text)
 
 
-def _rows_at(
-    drafter: Drafter,
-    head: torch.Tensor,
-    batch: Sequences,
-    steps: _Steps,
-    branch: torch.Tensor,
-    states: torch.Tensor,
-    hidden: torch.Tensor,
-    outputs: torch.Tensor,
-    j: int,
+def _fields(
+    p: _Pick, batch: Sequences, steps: _Steps, vocabulary: DraftVocabulary, head: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The fields of `Rows` at depth j, rows picked out of [B, W]."""
-    on_branch = branch > 0
-    off_text = on_branch & (j > steps.accepted)  # behind the first rejection the branch has left the text
-    keep = outputs & torch.where(off_text, j <= branch, batch.valid(j))
-    last = batch.ahead(batch.last, 1 + j)
-    if j:
-        last = torch.where(off_text[..., None], states[:, :, j - 1], last)
-    logits = last[keep] @ head.T
-    vocabulary = drafter.vocabulary
-    drafted = steps.drafted[..., j][keep]
-    accepted, on_text = steps.accepted[keep], ~off_text[keep]
-    offered = (drafted >= 0) & (j <= accepted) & on_text
-    known = drafted.clamp(min=0)
+    """The fields of `Rows` at one depth."""
+    logits = p.last @ head.T
+    drafted, accepted = steps.drafted[..., p.depth][p.keep], steps.accepted[p.keep]
+    offered = (drafted >= 0) & (p.depth <= accepted) & p.on_text
+    nothing = torch.full_like(drafted, -1)
+    text = vocabulary.index[batch.ahead(batch.tokens, 2 + p.depth)[p.keep]]
     return {
-        "student": drafter.logits(hidden[keep], j),
+        "student": p.x @ p.weight.T,
         "teacher": logits if vocabulary.is_full else logits[:, vocabulary.ids],
         "teacher_lse": logits.logsumexp(-1),
-        "token": vocabulary.index[batch.ahead(batch.tokens, 2 + j)[keep]].where(on_text, torch.tensor(-1)),
-        "drafted": vocabulary.index[known].where(drafted >= 0, torch.tensor(-1)),
-        "old_logq": steps.logq[..., j][keep],
+        "token": text.where(p.on_text, nothing),
+        "drafted": vocabulary.index[drafted.clamp(min=0)].where(drafted >= 0, nothing),
+        "old_logq": steps.logq[..., p.depth][p.keep],
         "offered": offered,
-        "taken": offered & (j < accepted),
-        "counterfactual": ~on_text,
-        "return_": (accepted - j).clamp(min=0).float() * offered,
-        "depth": torch.full_like(drafted, j),
-        "step": torch.arange(keep.numel()).view(keep.shape)[keep],
+        "taken": offered & (p.depth < accepted),
+        "counterfactual": ~p.on_text,
+        "return_": (accepted - p.depth).clamp(min=0).float() * offered,
+        "depth": torch.full_like(drafted, p.depth),
+        "step": torch.arange(p.keep.numel()).view(p.keep.shape)[p.keep],
     }

@@ -18,6 +18,8 @@ FILE = Path(__file__).with_name("learners.toml")
 class LearnerSettings:
     """One way to learn. The defaults are those of the learner named `default`."""
 
+    drafter: str = "eagle3"
+    """What drafts (`drafters/registry.py`). Only an EAGLE-3 head comes pretrained; others begin from nothing."""
     objectives: Mapping[str, float] = field(default_factory=lambda: {"forward_kl": 1.0})
     """Weight of each objective; a plan that names its own overrides them."""
     depth: int = 4

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from harness.contract import TrainPlan  # noqa: E402
 from harness.errors import UnknownName  # noqa: E402
+from harness.speculator import learner as learning  # noqa: E402
 from harness.speculator.judge import Judge, pooled  # noqa: E402
 from harness.speculator.learner import Learner  # noqa: E402
 from harness.speculator.learner_state import load_learner, save_learner  # noqa: E402
@@ -94,6 +95,23 @@ def test_the_released_behaviour_uses_each_trace_once_and_vets_nothing():
         found.step()
     assert len(found.buffer) < learner("aurora").batch
     assert found.vet(found.candidate(), found.static).ok
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl"])
+def test_the_fused_loss_is_the_dense_one(name, monkeypatch):
+    """Same value, same gradients, on traces with verify steps and a pruned vocabulary."""
+    monkeypatch.setattr(learning, "FUSED_VOCABULARY", 1)
+    found, traces = fed(), micro.traces("sql", 4)
+    head = micro.pools().target(0).head
+    dense, _ = combine(build_rows(found.drafter, head, traces, 3), {name: 2.0}, SETTINGS.decay)
+    expected = torch.autograd.grad(dense, list(found.drafter.parameters()))
+    fused, parts = found._loss(traces, {name: 2.0})
+    assert fused.item() == pytest.approx(dense.item(), rel=1e-4)
+    assert parts[name] == pytest.approx(dense.item() / 2, rel=1e-4)
+    for one, other in zip(
+        torch.autograd.grad(fused, list(found.drafter.parameters())), expected, strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_a_plan_overrides_the_objectives():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,15 +93,34 @@ def test_the_poison_of_one_tenant_does_not_reach_the_others():
     for trace in micro.traces("math", 12):
         learner.add(replace(trace, tenant="honest"))
         learner.heldout.add(replace(trace, tenant="honest"))
+    head = micro.pools().target(0).head
+    wrong = 50.0 * head[7] / head[7].norm() ** 2  # states that say: token 7, always
     for trace in micro.traces("math", 48, first=12):
-        learner.add(replace(trace, tenant="mallory", last=trace.last.roll(7, 0).flip(-1)))
+        learner.add(replace(trace, tenant="mallory", last=wrong.expand_as(trace.last)))
     assert {t for _, t in learner.present_groups()} == {"honest", "mallory"}
     for _ in range(40):
         learner.step()
     verdict = learner.vet(learner.candidate(), good)
     assert "honest" in verdict.reason
+    assert verdict.undo
     assert len(learner.quarantined) == 1
     assert learner.candidate().weights_print == good.weights_print
+
+
+def test_a_gain_for_most_may_be_withheld_but_is_not_undone():
+    """Two groups, one gains more than the other loses: no candidate, and training goes on from there."""
+
+    serving, candidate = snapshot(micro.head()), snapshot(micro.head())
+    new, old = id(candidate), id(serving)
+    judge = SimpleNamespace(
+        scores=lambda weights, traces: [Score(int(10 * t[id(weights)]), 10) for t in traces]
+    )
+    winners, losers = [{old: 2.0, new: 3.0}] * 5, [{old: 2.0, new: 1.5}] * 5
+    verdict = vet(candidate, serving, judge, {("a", "t"): winners, ("b", "t"): losers}, 0.25)
+    assert "b/t" in verdict.reason
+    assert not verdict.undo
+    assert vet(candidate, serving, judge, {("b", "t"): losers}, 0.25).undo
+    assert vet(candidate, serving, judge, {("b", "t"): losers[:3]}, 0.25).ok  # too few to judge
 
 
 def test_a_walk_counts_the_steps_that_a_server_would_need():

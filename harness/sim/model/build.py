@@ -22,6 +22,7 @@ from harness.sim.model.engine import ModelEngine
 from harness.sim.model.source import ModelParts, ModelSource, load_parts, offline_hazards
 from harness.sim.trainer import TrainerConfig
 from harness.sim.world import Sink, SwapConfig, World
+from harness.speculator.drafters.registry import trains
 from harness.speculator.settings import LearnerSettings, learner
 
 
@@ -40,7 +41,14 @@ def build_model_world(cell: Cell, model: str, sink: Sink) -> World:
     updates = [h.at_request for h in happenings if h.kind == "verifier_update"]
     config = engine_config(cell, latency, policy.uses_drafter)
     parts = load_parts(
-        model, requests_of(cell), cell.total, updates, cell.seed, scenario.drafter, max(config.max_k, 1)
+        model,
+        settings.drafter,
+        requests_of(cell),
+        cell.total,
+        updates,
+        cell.seed,
+        scenario.drafter,
+        max(config.max_k, 1),
     )
     engine = ModelEngine(config, _labels(cell, parts), latency, cell.seed, parts.tables)
     trainer = _trainer(cell, policy, settings)
@@ -65,7 +73,7 @@ def _labels(cell: Cell, parts: ModelParts) -> Labels:
 
 
 def _trainer(cell: Cell, policy: Policy, settings: LearnerSettings) -> TrainerConfig | None:
-    if not cell.scenario.trainer.on or not policy.trains:
+    if not (cell.scenario.trainer.on and policy.trains and trains(settings.drafter)):
         return None
     return replace(trainer_config(cell.scenario), eval_k=settings.eval_k)
 

@@ -22,11 +22,11 @@ from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.speculator.checkpoint import Snapshot, snapshot
 from harness.speculator.drafters.base import Drafter
+from harness.speculator.drafters.registry import make_drafter
 from harness.speculator.learner import Learner
 from harness.speculator.settings import LearnerSettings
 from harness.speculator.tiny import vllm_head
-from harness.speculator.tiny.make import TinyModel, made_model, new_head
-from harness.speculator.vocabulary import DraftVocabulary
+from harness.speculator.tiny.make import TinyModel, made_model
 
 NOTE = (
     "a tiny target and a real EAGLE-3 head, trained for real on the texts of the run (specdrift make-model); "
@@ -46,16 +46,23 @@ class ModelParts:
 
 
 def load_parts(
-    name: str, requests: Iterator[Request], total: int, updates: list[int], seed: int, start: str, max_k: int
+    name: str,
+    kind: str,
+    requests: Iterator[Request],
+    total: int,
+    updates: list[int],
+    seed: int,
+    start: str,
+    max_k: int,
 ) -> ModelParts:
-    """Make or load the model and deal the run's texts. `start`: pretrained or untrained drafter."""
+    """Make or load the model and deal the run's texts. `kind` of drafter; `start`: pretrained or untrained."""
     torch.set_num_threads(1)  # one cell a process: more threads would only wait for each other
     model = made_model(name)
     pools = Pools(model, pool_size(total))
     texts = Texts(pools, requests, updates, seed)
-    drafter = first_drafter(model, pools, start, seed)
+    drafter = first_drafter(kind, model, pools, start, seed)
     embeddings = [pools.target(v).embedding for v in range(2 if updates else 1)]
-    shadow = first_drafter(model, pools, start, seed)
+    shadow = first_drafter(kind, model, pools, start, seed)
     tables = Tables(shadow, texts, embeddings, max_k)
     return ModelParts(pools, texts, drafter, tables, snapshot(drafter))
 
@@ -65,16 +72,15 @@ def pool_size(total: int) -> int:
     return int(min(4096, max(64, 2 ** np.ceil(np.log2(max(1, total) / 1.5)))))
 
 
-def first_drafter(model: TinyModel, pools: Pools, start: str, seed: int) -> Drafter:
-    """The head that was pretrained on the first domain, or one that knows nothing."""
+def first_drafter(kind: str, model: TinyModel, pools: Pools, start: str, seed: int) -> Drafter:
+    """The head that was pretrained on the first domain; one that knows nothing for `untrained` or another kind."""
     head = vllm_head.load(model.head, pools.target(0))
-    if start == "pretrained":
+    if kind == head.kind and start == "pretrained":
         return head
-    torch.manual_seed(seed)
-    ids = head.vocabulary.ids
-    fresh = new_head(pools.target(0), DraftVocabulary(ids, head.vocabulary.target_size))
+    fresh = make_drafter(kind, pools.target(0), head.vocabulary, seed)
     with torch.no_grad():
-        fresh.lm_head.weight.normal_(std=0.02)
+        for rows in fresh.heads() if kind == head.kind else ():
+            rows.normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
     return fresh
 
 

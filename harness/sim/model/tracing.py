@@ -32,7 +32,8 @@ def trace_of(
         drafted[i, : s.k] = s.table.drafts[s.place, : s.k]
         logq[i, : s.k] = s.table.logq[s.place, : s.k]
     at = torch.tensor([s.place + s.table.start for s in steps], dtype=torch.int64)
-    branch = _spread([i for i, s in enumerate(steps) if s.accepted < s.k == deepest], settings.branches)
+    refused = [i for i, s in enumerate(steps) if s.accepted < s.k == deepest and drafted[i].min() >= 0]
+    branch = _spread(refused, settings.branches)
     states = last.new_zeros(0, deepest, last.shape[1])
     if branch:
         target = pools.target(verifier)

@@ -87,8 +87,13 @@ class Drafter(nn.Module, ABC):
         return []
 
     @abstractmethod
+    def output(self, hidden: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x [..., width], w [draft vocabulary, width]) of hidden states of that depth; x @ w.T are logits."""
+
     def logits(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
         """[..., draft vocabulary] from hidden states of that depth."""
+        x, weight = self.output(hidden, depth)
+        return x @ weight.T
 
     @torch.no_grad()
     def draft(self, batch: Sequences, k: int) -> Drafts:

@@ -78,8 +78,8 @@ class LlamaDrafter(Drafter):
     def heads(self) -> list[nn.Parameter]:
         return list(self.lm_head.parameters())
 
-    def logits(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
-        return self.lm_head(self.norm(hidden))
+    def output(self, hidden: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.norm(hidden), self.lm_head.weight
 
     def chains(self, batch: Sequences, depth: int, chain: torch.Tensor | None = None) -> list[torch.Tensor]:
         if chain is None:

@@ -72,9 +72,9 @@ class Medusa(Drafter):
     def heads(self) -> list[nn.Parameter]:
         return list(self.lm_heads.parameters())
 
-    def logits(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
+    def output(self, hidden: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
         self._check(depth + 1)
-        return self.lm_heads[depth](hidden)
+        return hidden, self.lm_heads[depth].weight  # type: ignore[return-value]
 
     def chains(self, batch: Sequences, depth: int, chain: torch.Tensor | None = None) -> list[torch.Tensor]:
         """`chain` changes nothing. InputError when there are fewer heads than `depth`."""

@@ -45,7 +45,7 @@ class Ngram(Drafter):
     def chains(self, batch: Sequences, depth: int, chain: torch.Tensor | None = None) -> list[torch.Tensor]:
         raise InputError("an n-gram drafter has no weights, hence no hidden states to train on")
 
-    def logits(self, hidden: torch.Tensor, depth: int) -> torch.Tensor:
+    def output(self, hidden: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
         raise InputError("an n-gram drafter has no weights, hence no logits")
 
     @torch.no_grad()

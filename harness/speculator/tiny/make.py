@@ -92,9 +92,11 @@ def made_model(
     beside = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     try:
         _make(spec, seed, beside, progress)
-        shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(beside, place)
+    except OSError:
+        if not (place / "made.json").is_file():  # else another process was first: its model is the same
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return TinyModel(place)
