@@ -199,9 +199,8 @@ def made_table(found: Mapping[str, Any]) -> Group:
 
 def recovery_table(found: Mapping[str, Any]) -> Group:
     """Recovery, area under the loss and lowest window of each arm; then the levels of each segment."""
-    arms = _table(
-        ("arm", "requests to recover", "never", "area under the loss", f"dip over {found['reference']}")
-    )
+    dip = f"dip over {found['reference']}"
+    arms = _table(("arm", "recover, requests", "never", "area", dip, "saved s", "trained s"))
     for arm, entry in found["arms"].items():
         arms.add_row(
             arm,
@@ -209,6 +208,8 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
             f"{entry['censored']:.0%}",
             _interval(entry["area"], 3),
             _interval(entry["dip"], 3),
+            _interval(entry["saved"], 1),
+            _number(entry["trained"]["mean"], 1),
         )
     names = list(found["arms"])
     levels = _table(("requests", found["reference"], "reach", "by", *(f"{arm}: last" for arm in names)))

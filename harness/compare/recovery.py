@@ -13,7 +13,8 @@ Acceptance is that of the serving drafter at the largest K where the log has it 
 is walked with it, whatever K was used), else that of the verify steps, which a small K makes look worse.
 
 Over the whole run, *dip*: the lowest ratio of an arm to the reference in tokens per second of engine time
-(stalls included) over any 500 requests in order of arrival.
+(stalls included) over any 500 requests in order of arrival; *saved*: seconds of engine time that the arm needed
+less than the reference for the same requests; *trained*: seconds that its trainer worked.
 """
 
 from __future__ import annotations
@@ -71,6 +72,13 @@ def recovery(run: Run, over: str | None = None) -> dict[str, Any]:
         found = {seed: _of_arm(judged, curves[arm, seed]) for seed in run.seeds}
         dips = {seed: _dip(run, arm, reference, seed, curves[arm, seed]) for seed in run.seeds}
         arms[arm] = _over_seeds(found, dips, judged)
+        busy = {seed: _engine_seconds(run, arm, seed) for seed in run.seeds}
+        saved = [_engine_seconds(run, reference, seed) - busy[seed] for seed in run.seeds]
+        arms[arm] |= {
+            "engine_seconds": _summary(list(busy.values())),
+            "saved": _summary(saved),
+            "trained": _summary([_trained(run, arm, seed) for seed in run.seeds]),
+        }
     return {"reference": reference, "segments": judged, "arms": arms, "seeds": list(run.seeds)}
 
 
@@ -190,6 +198,15 @@ def _rate(run: Run, arm: str, seed: int, edges: np.ndarray, span: int) -> np.nda
     busy = busy + np.histogram([t for t, _ in stalls], edges, weights=[s for _, s in stalls])[0]
     sums = [np.convolve(x, np.ones(span), "valid") for x in (tokens, busy)]
     return np.asarray(sums[0] / np.maximum(sums[1], 1e-9))
+
+
+def _engine_seconds(run: Run, arm: str, seed: int) -> float:
+    stalls = sum(stall for _, stall in _stalls(run.events(arm, seed)))
+    return float(run.steps(arm, seed, ["seconds"])["seconds"].sum()) + stalls
+
+
+def _trained(run: Run, arm: str, seed: int) -> float:
+    return float(sum(d["busy_seconds"] for d in run.events(arm, seed, ["trainer"])["detail"]))
 
 
 def _stalls(events: pd.DataFrame) -> list[tuple[float, float]]:

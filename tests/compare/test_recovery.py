@@ -1,0 +1,107 @@
+"""Recovery figures on runs whose curves are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.compare.recovery import SHARE, WINDOW, recovery
+from harness.contract import Event
+from harness.errors import InputError, UnknownName
+from harness.runlog import RunWriter, read_run
+
+N = 600
+
+
+def write(path, arms, shift=300, swaps=()):
+    """One seed each; `arms` maps a name to the acceptance length of every request, one step each 10 tokens."""
+    info = {"mode": "sim", "scenario": "t", "seeds": [0, 1], "arms": {a: {} for a in arms}}
+    with RunWriter(path, info) as writer:
+        for seed in (0, 1):
+            for arm, lengths in arms.items():
+                _cell(writer.parts, arm, seed, np.asarray(lengths), shift, arm in swaps)
+        writer.merge()
+    return read_run(path)
+
+
+def _cell(parts, arm, seed, lengths, shift, swaps):
+    from harness.runlog import CellWriter
+
+    with CellWriter(parts, arm, seed) as cell:
+        start = np.arange(N, dtype=float)
+        zeros = np.zeros(N, dtype=int)
+        cell.steps(
+            {
+                "start": start, "seconds": 10.0 / lengths, "batch": zeros + 1, "k": zeros + 4,
+                "prefill_tokens": zeros, "output_tokens": zeros + 100, "offered": zeros, "accepted": zeros,
+                "running": zeros, "waiting": zeros, "kv_blocks": zeros, "drafter_version": zeros,
+                "verifier_version": zeros,
+            }
+        )  # fmt: skip
+        cell.requests(
+            {
+                "request_id": np.arange(N), "domain": np.full(N, "d"), "tenant": np.full(N, "t"),
+                "arrival": start, "scheduled": start, "first_token": start, "finish": start + 1,
+                "prompt_tokens": zeros + 1, "output_tokens": zeros + 100, "cached_tokens": zeros,
+                "preemptions": zeros, "verify_steps": zeros + 1000, "draft_tokens": zeros,
+                "accepted_tokens": np.rint(1000 * (lengths - 1)).astype(int), "slo_met": zeros == 0,
+                "status": np.full(N, "finished"),
+            }
+        )  # fmt: skip
+        events = [Event(float(shift) - 0.5, "shift", {"to": "x"})]
+        events += [Event(float(shift) + 100, "swap", {"ok": True, "stall": 0.0, "version": 1})] * swaps
+        cell.events([*events, Event(float(N), "trainer", {"busy_seconds": 7.0})])
+
+
+STATIC = np.where(np.arange(N) < 300, 2.0, 1.2)
+JUMP = np.where(np.arange(N) < 300, 2.0, np.where(np.arange(N) < 400, 1.2, 2.2))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    run = write(tmp_path_factory.mktemp("r") / "run", {"static:4": STATIC, "learns": JUMP}, swaps=("learns",))
+    return recovery(run)
+
+
+def test_the_reference_is_the_arm_that_never_swaps(found):
+    assert found["reference"] == "static:4"
+    assert set(found["arms"]) == {"static:4", "learns"}
+
+
+def test_only_segments_with_something_to_recover_count(found):
+    assert [(s["begin"], s["end"], s["best"]) for s in found["segments"]] == [(300, 600, "learns")]
+    assert found["segments"][0]["static"] == pytest.approx(1.2)
+    assert found["segments"][0]["reach"] == pytest.approx(2.2)
+
+
+def test_recovery_counts_requests_until_the_moving_mean_is_there(found):
+    """100 requests at 1.2, then 2.2: the mean over 50 passes 2.0 once 40 of them are new."""
+    assert found["arms"]["learns"]["recovery"]["mean"] == 100 + SHARE * WINDOW
+    assert found["arms"]["static:4"]["recovery"]["mean"] == 300
+    assert (found["arms"]["learns"]["censored"], found["arms"]["static:4"]["censored"]) == (0.0, 1.0)
+
+
+def test_area_dip_and_seconds(found):
+    static, learns = found["arms"]["static:4"], found["arms"]["learns"]
+    assert static["area"]["mean"] == pytest.approx(1.0)
+    ramp = sum((WINDOW - i) / WINDOW for i in range(1, WINDOW + 1))
+    assert learns["area"]["mean"] == pytest.approx((100 + ramp) / 300)
+    assert static["dip"]["mean"] == 1.0
+    assert learns["dip"]["mean"] > 1.0
+    saved = 200 * (10 / 1.2 - 10 / 2.2)
+    assert learns["saved"]["mean"] == pytest.approx(saved)
+    assert learns["trained"]["mean"] == 7.0
+
+
+def test_an_arm_that_is_worse_for_a_while_dips(tmp_path):
+    worse = np.where(np.arange(N) < 300, 2.0, 1.2) - 0.1 * (np.arange(N) >= 50)
+    run = write(tmp_path / "run", {"static:4": STATIC, "worse": worse})
+    assert recovery(run, "static:4")["arms"]["worse"]["dip"]["mean"] < 0.97
+
+
+def test_without_a_reference_it_says_so(tmp_path):
+    run = write(tmp_path / "run", {"learns": JUMP}, swaps=("learns",))
+    with pytest.raises(InputError, match="--over"):
+        recovery(run)
+    with pytest.raises(UnknownName):
+        recovery(run, "static:4")
