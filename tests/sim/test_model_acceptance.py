@@ -154,6 +154,8 @@ def test_what_a_real_model_cannot_do_is_refused():
         prepare(table, policies=("bandit+auror",), acceptance="model:micro")
     with pytest.raises(UnknownName, match="model to make"):
         prepare(table, policies=("static:3",), acceptance="model:huge")
+    with pytest.raises(InputError, match="buffer_bytes"):
+        prepare(scenario(trainer={"buffer_bytes": 10}), policies=("static:3",), acceptance="model:micro")
     with pytest.raises(InputError, match="use --acceptance model"):
         prepare(table, policies=("bandit+aurora",))
     with pytest.raises(InputError, match="has no drafter"):

@@ -25,12 +25,20 @@ from harness.sim.world import Sink, SwapConfig, World
 from harness.speculator.drafters.registry import trains
 from harness.speculator.settings import LearnerSettings, learner
 
+LEARNERS_OWN = {"samples_per_step", "buffer_requests", "buffer_bytes", "bytes_per_token"}
+"""Keys of `[trainer]` that describe what the learner itself decides here."""
+
 
 def build_model_world(cell: Cell, model: str, sink: Sink) -> World:
     """All parts of the cell, wired. The model is made first where the cache has none."""
     policy, scenario = make(cell.policy), cell.scenario
     if cell.trace is not None:
         raise InputError("acceptance 'model' makes its own texts, so it cannot follow the lengths of a trace")
+    if given := LEARNERS_OWN & scenario.trainer.model_fields_set:
+        raise InputError(
+            f"the scenario's trainer sets {', '.join(sorted(given))}; under acceptance 'model' batch and buffer are "
+            "settings of the learner (harness/speculator/learners.toml)"
+        )
     if policy.needs_truth:
         raise InputError(
             f"acceptance 'model' cannot tell oracle {cell.policy!r} the truth; leave oracles out"

@@ -30,7 +30,8 @@ from harness.speculator.tiny.make import TinyModel, made_model
 
 NOTE = (
     "a tiny target and a real EAGLE-3 head, trained for real on the texts of the run (specdrift make-model); "
-    "requests have these texts' lengths (shorter than the scenario's), arrivals are the scenario's"
+    "requests have these texts' lengths (shorter than the scenario's), arrivals are the scenario's; "
+    "what a drafter keeps after a verifier update is the successor's doing, not `retained`"
 )
 
 

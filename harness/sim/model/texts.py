@@ -41,7 +41,7 @@ class Pools:
 
     def __init__(self, model: TinyModel, size: int) -> None:
         self._folder = model.folder / "rollouts"
-        self._model = model
+        self.model = model
         self._size = size
         self._targets: dict[int, Target] = {}
         self._pools: dict[tuple[int, str], Rollouts] = {}
@@ -50,7 +50,7 @@ class Pools:
         """The target of that version: an update alternates between the model and its successor."""
         which = verifier % 2
         if which not in self._targets:
-            self._targets[which] = Target.load(self._model.successor if which else self._model.target)
+            self._targets[which] = Target.load(self.model.successor if which else self.model.target)
         return self._targets[which]
 
     def pool(self, verifier: int, domain: str) -> Rollouts:
@@ -64,7 +64,7 @@ class Pools:
         return self._pools[key]
 
     def _make(self, verifier: int, domain: str) -> Rollouts:
-        tokenizer = load_tokenizer(self._model.target)
+        tokenizer = load_tokenizer(self.model.target)
         rng = stream(POOL_SEED, "pool", domain)
         prompts = [tokenizer.encode(prompt_text(sample(domain, rng))) for _ in range(self._size)]
         return roll_out(self.target(verifier), prompts, OUTPUT_TOKENS, tokenizer.eos_token_id)
