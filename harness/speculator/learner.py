@@ -97,7 +97,7 @@ class Learner:
             return
         if len(trace.at) and self._drift.update(_hit_rate(trace), trace.domain):
             self.shift()
-        if self.heldout.takes(trace):
+        if self.settings.gate and self.heldout.takes(trace):
             self.heldout.add(trace)
         else:
             self.buffer.add(trace)

@@ -60,7 +60,7 @@ class LearnerSettings:
     heldout_per_group: int = 24
     """Of one domain and tenant."""
     gate: bool = True
-    """Vet candidates before they are offered; off is Aurora's released behaviour."""
+    """Vet candidates before they are offered; off is Aurora's released behaviour, which holds nothing out."""
     tolerance: float = 0.25
     """Share of its accepted tokens that a candidate may lose on any domain or tenant, beyond noise."""
     coverage: float = 0.97

@@ -16,7 +16,7 @@ from harness.policy import Truth
 from harness.sim.engine import Engine
 from harness.sim.model.engine import ModelEngine
 from harness.sim.model.tables import Tables
-from harness.sim.model.texts import Pools, Texts, known_texts
+from harness.sim.model.texts import Pools, Texts, known_texts, tell
 from harness.sim.model.trainer import ModelTrainer
 from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
@@ -58,7 +58,7 @@ def load_parts(
 ) -> ModelParts:
     """Make or load the model and deal the run's texts. `kind` of drafter; `start`: pretrained or untrained."""
     torch.set_num_threads(1)  # one cell a process: more threads would only wait for each other
-    model = made_model(name)
+    model = made_model(name, progress=_tell_stage)
     pools = Pools(model, pool_size(total))
     texts = Texts(pools, requests, updates, seed)
     drafter = first_drafter(kind, model, pools, start, seed)
@@ -66,6 +66,11 @@ def load_parts(
     shadow = first_drafter(kind, model, pools, start, seed)
     tables = Tables(shadow, texts, embeddings, max_k)
     return ModelParts(pools, texts, drafter, tables, snapshot(drafter))
+
+
+def _tell_stage(stage: str, done: int, total: int) -> None:
+    if done == 1:
+        tell(f"making the model: {stage} ({total} steps)")
 
 
 def pool_size(total: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -64,10 +65,17 @@ class Pools:
         return self._pools[key]
 
     def _make(self, verifier: int, domain: str) -> Rollouts:
+        tell(f"rolling out {self._size} texts of domain {domain}, once for this model")
         tokenizer = load_tokenizer(self.model.target)
         rng = stream(POOL_SEED, "pool", domain)
         prompts = [tokenizer.encode(prompt_text(sample(domain, rng))) for _ in range(self._size)]
         return roll_out(self.target(verifier), prompts, OUTPUT_TOKENS, tokenizer.eos_token_id)
+
+
+def tell(what: str) -> None:
+    """One line on standard error while it is a terminal: first runs take minutes."""
+    if sys.stderr.isatty():
+        print(f"specdrift: {what}", file=sys.stderr)
 
 
 def load_tokenizer(folder: Path) -> Any:
