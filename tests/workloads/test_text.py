@@ -69,7 +69,7 @@ def test_hardly_any_sample_comes_twice(domain: str) -> None:
     assert len({s.prompt + s.completion for s in many(domain)}) > 0.97 * MANY
 
 
-@pytest.mark.parametrize(("one", "other"), itertools.combinations(TEXT_DOMAINS, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(TEXT_DOMAINS, 2)))
 @every_style
 def test_domains_share_few_words(one: str, other: str, style: str) -> None:
     a, b = vocabulary(many(one, style)), vocabulary(many(other, style))
