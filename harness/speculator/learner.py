@@ -8,7 +8,7 @@ clock: whoever owns it decides when a step runs.
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +37,11 @@ MIX_TRACES = 32
 """Traces whose domains make the mix that batches follow."""
 
 RECENT_TRACES = 64
+OLDER_WEIGHT = 0.1
+LEAST_COVERAGE_GAIN = 0.01
+"""For choosing the draft vocabulary: what a token of the buffer counts beside one of the last `RECENT_TRACES`
+traces, and by how much more of those a new choice must cover."""
+
 PRESENT_SHARE = 0.05
 """A group is present while it has at least this share of the last `RECENT_TRACES` traces."""
 
@@ -83,6 +88,7 @@ class Learner:
         self._allowed = 0
         """Traces that may be trained on beyond `reuse`."""
         self._present: list[Group] = []
+        self._outputs: deque[torch.Tensor] = deque(maxlen=RECENT_TRACES)
         self.static = snapshot(drafter)
         """The weights of the start: the floor."""
         self._good = self.static
@@ -95,6 +101,7 @@ class Learner:
         if trace.verifier_version < self._verifier_version:
             self.buffer.add(trace)  # counted there as stale
             return
+        self._outputs.append(trace.tokens[trace.prompt_tokens :].clone())
         if len(trace.at) and self._drift.update(_hit_rate(trace), trace.domain):
             self.shift()
         if self.settings.gate and self.heldout.takes(trace):
@@ -103,12 +110,9 @@ class Learner:
             self.buffer.add(trace)
 
     def shift(self) -> None:
-        """Traffic or target changed: learn fast again, and see whether the draft vocabulary still fits."""
+        """Traffic changed: learn fast again."""
         self.shifts += 1
         self._hurry()
-        counts = self.buffer.token_counts(self.drafter.vocabulary.target_size)
-        if self.drafter.vocabulary.coverage(counts) < self.settings.coverage:
-            self.rechoose_vocabulary(counts)
 
     def set_verifier(self, version: int, head: torch.Tensor, embedding: torch.Tensor) -> None:
         """The target changed: what was traced under the old one is void."""
@@ -150,6 +154,8 @@ class Learner:
         norm = self._apply()
         self.steps += 1
         self.samples += len(traces)
+        if self.steps % s.checkpoint_steps == 0:
+            self.fit_vocabulary()
         return StepReport(float(loss.detach()), parts, len(traces), norm)
 
     def _loss(
@@ -186,6 +192,22 @@ class Learner:
         self.optimiser.zero_grad(set_to_none=True)
         self._restart = max(0, self._restart - 1)
         return norm
+
+    def fit_vocabulary(self) -> bool:
+        """Choose the draft vocabulary anew if it covers too little of the latest output and another would cover
+        more; True if so. Older traffic has a say, so that a domain that rests does not lose its tokens at once."""
+        size = self.drafter.vocabulary.target_size
+        tokens = torch.cat(list(self._outputs)) if self._outputs else torch.zeros(0, dtype=torch.int64)
+        counts = torch.bincount(tokens, minlength=size)
+        covered = self.drafter.vocabulary.coverage(counts)
+        if covered >= self.settings.coverage:
+            return False
+        wanted = counts + OLDER_WEIGHT * self.buffer.token_counts(size)
+        best = DraftVocabulary.most_frequent(wanted, len(self.drafter.vocabulary)).coverage(counts)
+        if best < covered + LEAST_COVERAGE_GAIN:
+            return False
+        self.rechoose_vocabulary(wanted)
+        return True
 
     @torch.no_grad()
     def rechoose_vocabulary(self, counts: torch.Tensor) -> None:

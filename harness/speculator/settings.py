@@ -64,7 +64,7 @@ class LearnerSettings:
     tolerance: float = 0.25
     """Share of its accepted tokens that a candidate may lose on any domain or tenant, beyond noise."""
     coverage: float = 0.97
-    """Re-choose the draft vocabulary when it covers less than this share of recent output tokens; 0 never."""
+    """Choose the draft vocabulary anew when it covers less than this share of recent output tokens; 0 never."""
     checkpoint_steps: int = 10
     """Optimiser steps between candidates."""
     eval_k: int = 4

@@ -142,14 +142,15 @@ def test_choosing_the_draft_vocabulary_anew_keeps_what_stays():
     assert found.candidate().consistent
 
 
-def test_a_shift_chooses_anew_only_when_the_old_choice_covers_too_little():
-    for coverage, changes in ((0.0, False), (1.0, True)):
+def test_the_vocabulary_is_chosen_anew_only_when_it_covers_too_little():
+    for coverage, changes in ((0.0, False), (0.97, True)):
         found = fed(replace(SETTINGS, coverage=coverage))
-        unseen = int((~found.drafter.vocabulary.t2d).nonzero()[0])
-        found.buffer.token_counts = lambda n, t=unseen: torch.bincount(torch.tensor([t]), minlength=n)
-        before = found.drafter.vocabulary.fingerprint()
-        found.shift()
-        assert (found.drafter.vocabulary.fingerprint() != before) is changes
+        unseen = (~found.drafter.vocabulary.t2d).nonzero()[:9, 0]
+        assert not found.fit_vocabulary()  # the micro head covers its own text
+        found._outputs.append(unseen.repeat(200))
+        assert found.fit_vocabulary() is changes
+        assert bool(found.drafter.vocabulary.t2d[unseen].all()) is changes
+        assert not found.fit_vocabulary()
 
 
 def test_a_new_verifier_voids_old_traces():
