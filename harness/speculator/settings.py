@@ -50,8 +50,8 @@ class LearnerSettings:
     """Weight in each batch of a domain that is not in the traffic now, whatever the shares of the others."""
     priority: float = 0.5
     """0 samples traces evenly; 1 in proportion to their rejections."""
-    branches: int = 4
-    """Rejected verify steps per request whose counterfactual target states are kept; 0 keeps none."""
+    branches: int = 0
+    """Rejected verify steps per request whose counterfactual target states are kept, for `discard`."""
     store: str = "bfloat16"
     """Number format of stored hidden states."""
     heldout_share: float = 0.1
