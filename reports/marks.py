@@ -47,6 +47,7 @@ GLYPHS = {
     "to static": Glyph("o", 4.0, 0.0, "", False, "swap back to the static drafter", "○"),
     "rollback": Glyph("D", 3.4, 0.0, "", False, "rollback to an earlier version", "◇"),
     "failed swap": Glyph("x", 4.5, 0.0, "bad", True, "failed swap", "×"),
+    "quarantine": Glyph("P", 4.0, 0.0, "bad", True, "quarantine: a candidate was refused", "✚"),
     "verifier_update": Glyph("v", 4.5, 0.0, "ink", True, "verifier update", "▼"),
     "fault": Glyph("^", 4.5, 0.0, "bad", True, "fault", "▲"),
     "shift": Glyph(">", 3.5, 0.0, "muted", True, "shift of the traffic (dashed line)", "┆"),
@@ -66,6 +67,8 @@ def read_mark(event: Mapping[str, Any]) -> Mark:
         return Mark(time, kind, f"verifier {detail.get('version', '')}".strip())
     if kind == "fault":
         return Mark(time, kind, str(detail.get("fault", "fault")).replace("_", " "))
+    if kind == "quarantine":
+        return Mark(time, kind, str(detail.get("reason", "")))
     return Mark(time, kind if kind == "publish" else "other", kind)
 
 

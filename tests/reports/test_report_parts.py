@@ -112,6 +112,7 @@ def test_each_kind_of_event_has_its_sign() -> None:
         "shift": event(1, "shift", to="code"),
         "verifier_update": event(1, "verifier_update", version=1),
         "fault": event(1, "fault", fault="swap_fails"),
+        "quarantine": event(1, "quarantine", reason="a weight is not a finite number"),
         "other": event(1, "meteorite"),
     }
     assert {glyph: read_mark(e).glyph for glyph, e in cases.items()} == {g: g for g in GLYPHS}
