@@ -200,7 +200,7 @@ def made_table(found: Mapping[str, Any]) -> Group:
 def recovery_table(found: Mapping[str, Any]) -> Group:
     """Recovery, area under the loss and lowest window of each arm; then the levels of each segment."""
     dip = f"dip over {found['reference']}"
-    arms = _table(("arm", "recover, requests", "never", "area", dip, "saved s", "trained s"))
+    arms = _table(("arm", "recover, requests", "never", "area", dip, "engine time saved", "trained s"))
     for arm, entry in found["arms"].items():
         arms.add_row(
             arm,
@@ -208,7 +208,7 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
             f"{entry['censored']:.0%}",
             _interval(entry["area"], 3),
             _interval(entry["dip"], 3),
-            _interval(entry["saved"], 1),
+            _interval(entry["saved"], 3),
             _number(entry["trained"]["mean"], 1),
         )
     names = list(found["arms"])

@@ -12,9 +12,9 @@ Segments begin at the run's start and at each `shift` or `verifier_update` of th
 Acceptance is that of the serving drafter at the largest K where the log has it (`drafter` events: every text
 is walked with it, whatever K was used), else that of the verify steps, which a small K makes look worse.
 
-Over the whole run, *dip*: the lowest ratio of an arm to the reference in tokens per second of engine time
-(stalls included) over any 500 requests in order of arrival; *saved*: seconds of engine time that the arm needed
-less than the reference for the same requests; *trained*: seconds that its trainer worked.
+Over the whole run, in seconds that requests spend in the engine (finish less scheduled, as the headline speedup
+counts): *dip*, the lowest ratio of an arm to the reference in tokens per such second over any 500 requests in order
+of arrival; *saved*, the share of them that the arm needs less than the reference; *trained*, seconds of training.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ class _Curve:
     """Tokens of its verify steps: accepted + steps."""
     steps: np.ndarray
     arrivals: np.ndarray
+    output: np.ndarray
+    """Output tokens."""
+    served: np.ndarray
+    """Seconds in the engine."""
 
     def length(self, begin: int, end: int) -> float:
         return float(self.tokens[begin:end].sum() / max(self.steps[begin:end].sum(), 1))
@@ -70,30 +74,32 @@ def recovery(run: Run, over: str | None = None) -> dict[str, Any]:
     arms = {}
     for arm in drafting:
         found = {seed: _of_arm(judged, curves[arm, seed]) for seed in run.seeds}
-        dips = {seed: _dip(run, arm, reference, seed, curves[arm, seed]) for seed in run.seeds}
+        dips = {seed: _dip(curves[arm, seed], curves[reference, seed]) for seed in run.seeds}
         arms[arm] = _over_seeds(found, dips, judged)
-        busy = {seed: _engine_seconds(run, arm, seed) for seed in run.seeds}
-        saved = [_engine_seconds(run, reference, seed) - busy[seed] for seed in run.seeds]
         arms[arm] |= {
-            "engine_seconds": _summary(list(busy.values())),
-            "saved": _summary(saved),
+            "saved": _summary([_saved(curves[arm, seed], curves[reference, seed]) for seed in run.seeds]),
             "trained": _summary([_trained(run, arm, seed) for seed in run.seeds]),
         }
     return {"reference": reference, "segments": judged, "arms": arms, "seeds": list(run.seeds)}
 
 
 def _curve(run: Run, arm: str, seed: int) -> _Curve:
-    rows = run.requests(arm, seed, ["request_id", "arrival", "verify_steps", "accepted_tokens", "status"])
+    rows = run.requests(arm, seed)
     rows = rows[rows["status"] == "finished"].sort_values("arrival", kind="stable").set_index("request_id")
-    steps = rows["verify_steps"]
-    found = pd.DataFrame({"tokens": rows["accepted_tokens"] + steps, "steps": steps})
+    found = pd.DataFrame(
+        {"tokens": rows["accepted_tokens"] + rows["verify_steps"], "steps": rows["verify_steps"]}
+    )
     walks = run.events(arm, seed, ["drafter"])["detail"]
     if len(walks):
-        walked = pd.DataFrame(
-            {key: [x for d in walks for x in d[key]] for key in ("requests", "tokens", "steps")}
-        )
-        found = walked.set_index("requests").reindex(rows.index)
-    return _Curve(found["tokens"].to_numpy(), found["steps"].to_numpy(), rows["arrival"].to_numpy())
+        columns = {key: [x for d in walks for x in d[key]] for key in ("requests", "tokens", "steps")}
+        found = pd.DataFrame(columns).set_index("requests").reindex(rows.index)
+    return _Curve(
+        found["tokens"].to_numpy(),
+        found["steps"].to_numpy(),
+        rows["arrival"].to_numpy(),
+        rows["output_tokens"].to_numpy(dtype=float),
+        (rows["finish"] - rows["scheduled"]).to_numpy(),
+    )
 
 
 def _reference(run: Run, drafting: Sequence[str], over: str | None) -> str:
@@ -179,39 +185,20 @@ def _summary(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": float(np.mean(values)), "low": low, "high": high}
 
 
-def _dip(run: Run, arm: str, reference: str, seed: int, curve: _Curve) -> float:
-    """Lowest ratio over sliding windows of `DIP_REQUESTS` arrivals, one every tenth of a window."""
-    edges = curve.arrivals[:: DIP_REQUESTS // 10]
-    span = 10
-    if len(edges) <= span:
-        edges, span = curve.arrivals[[0, -1]], 1
-    own, other = (_rate(run, name, seed, edges, span) for name in (arm, reference))
-    return float(np.min(own / other))
+def _dip(curve: _Curve, reference: _Curve) -> float:
+    """Over sliding windows of `DIP_REQUESTS` requests; over all of them where there are fewer."""
+    return float(np.min(_rate(curve) / _rate(reference)))
 
 
-def _rate(run: Run, arm: str, seed: int, edges: np.ndarray, span: int) -> np.ndarray:
-    """Tokens per second of engine time (steps and stalls) between edges i and i + span."""
-    steps = run.steps(arm, seed, ["start", "seconds", "output_tokens"])
-    tokens = np.histogram(steps["start"], edges, weights=steps["output_tokens"])[0]
-    busy = np.histogram(steps["start"], edges, weights=steps["seconds"])[0]
-    stalls = _stalls(run.events(arm, seed))
-    busy = busy + np.histogram([t for t, _ in stalls], edges, weights=[s for _, s in stalls])[0]
-    sums = [np.convolve(x, np.ones(span), "valid") for x in (tokens, busy)]
-    return np.asarray(sums[0] / np.maximum(sums[1], 1e-9))
+def _rate(curve: _Curve) -> np.ndarray:
+    """Tokens per second in the engine of each window."""
+    width = np.ones(min(DIP_REQUESTS, len(curve.served)))
+    return np.asarray(np.convolve(curve.output, width, "valid") / np.convolve(curve.served, width, "valid"))
 
 
-def _engine_seconds(run: Run, arm: str, seed: int) -> float:
-    stalls = sum(stall for _, stall in _stalls(run.events(arm, seed)))
-    return float(run.steps(arm, seed, ["seconds"])["seconds"].sum()) + stalls
+def _saved(curve: _Curve, reference: _Curve) -> float:
+    return 1.0 - float(curve.served.sum() / reference.served.sum())
 
 
 def _trained(run: Run, arm: str, seed: int) -> float:
     return float(sum(d["busy_seconds"] for d in run.events(arm, seed, ["trainer"])["detail"]))
-
-
-def _stalls(events: pd.DataFrame) -> list[tuple[float, float]]:
-    found = []
-    for kind, time, detail in zip(events["kind"], events["time"], events["detail"], strict=True):
-        if kind in ("swap", "verifier_update"):
-            found.append((time, float(detail.get("stall", 0.0))))
-    return found

@@ -41,7 +41,7 @@ def _cell(parts, arm, seed, lengths, shift, swaps):
         cell.requests(
             {
                 "request_id": np.arange(N), "domain": np.full(N, "d"), "tenant": np.full(N, "t"),
-                "arrival": start, "scheduled": start, "first_token": start, "finish": start + 1,
+                "arrival": start, "scheduled": start, "first_token": start, "finish": start + 10.0 / lengths,
                 "prompt_tokens": zeros + 1, "output_tokens": zeros + 100, "cached_tokens": zeros,
                 "preemptions": zeros, "verify_steps": zeros + 1000, "draft_tokens": zeros,
                 "accepted_tokens": np.rint(1000 * (lengths - 1)).astype(int), "slo_met": zeros == 0,
@@ -88,7 +88,7 @@ def test_area_dip_and_seconds(found):
     assert learns["area"]["mean"] == pytest.approx((100 + ramp) / 300)
     assert static["dip"]["mean"] == 1.0
     assert learns["dip"]["mean"] > 1.0
-    saved = 200 * (10 / 1.2 - 10 / 2.2)
+    saved = 200 * (10 / 1.2 - 10 / 2.2) / (300 * 10 / 2.0 + 300 * 10 / 1.2)
     assert learns["saved"]["mean"] == pytest.approx(saved)
     assert learns["trained"]["mean"] == 7.0
 
