@@ -24,7 +24,7 @@ def learning(session: nox.Session) -> None:
     """The learning experiments of docs/learning.md, one run each; about an hour on two cores."""
     session.install(TORCH)
     session.install(".[learn]")
-    for name in session.posargs or ("domain-shift", "recurring", "day-zero", "verifier-update"):
+    for name in session.posargs or ("domain-shift", "recurring", "verifier-update", "day-zero", "long-shift"):
         scenario, run = f"benchmarks/learning/{name}.toml", f"runs/learning-{name}"
         session.run("specdrift", "simulate", "--scenario", scenario, "--acceptance", "model", "--out", run)
         session.run("specdrift", "recovery", run)

@@ -122,7 +122,7 @@ def test_made_up_labels_do_not_pile_up() -> None:
 def test_without_river_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "river", None)
     monkeypatch.setitem(sys.modules, "river.drift", None)
-    with pytest.raises(MissingPart, match=r"python3 -m pip install 'specdrift\[rl\]'"):
+    with pytest.raises(MissingPart, match=r"python3 -m pip install 'specdrift\[learn\]'"):
         DriftDetector()
 
 
