@@ -115,6 +115,10 @@ def test_a_verifier_update_changes_the_texts_and_voids_the_traces():
     assert [texts.verifier(i) for i in (0, 79, 80, 159)] == [0, 0, 1, 1]
     assert world.trainer.learner.buffer.stale > 0
     assert len(rows_of(sink)) == 160
+    target, steps = micro.pools().target(2), world.trainer.learner.steps
+    world.trainer.learner.set_verifier(2, target.head, target.embedding)
+    world.trainer._learn(None)  # the update came while a step was under way: nothing is left to learn from
+    assert world.trainer.learner.steps == steps
 
 
 def test_from_scratch_the_drafter_starts_with_nothing():

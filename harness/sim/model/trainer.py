@@ -62,7 +62,8 @@ class ModelTrainer(Trainer):
         return None
 
     def _learn(self, batch: None) -> None:
-        self.learner.step(self._plan)
+        if len(self.learner.buffer):  # a verifier update may have voided all traces since the step began
+            self.learner.step(self._plan)
 
     def _checkpoint(self) -> None:
         candidate = self.learner.candidate()
