@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -224,9 +224,13 @@ def _first_mix(cell: Cell, domains: tuple[str, ...]) -> np.ndarray:
 
 def _first_context(cell: Cell) -> float:
     """Mean context of a decoding request in the known traffic, tokens."""
-    first = [r for r, _ in zip(known_traffic(cell), range(FIRST), strict=False)]
-    work = sum(r.output_tokens for r in first)
-    return sum((r.prompt_tokens + r.output_tokens / 2) * r.output_tokens for r in first) / work
+    return mean_context([r for r, _ in zip(known_traffic(cell), range(FIRST), strict=False)])
+
+
+def mean_context(requests: Sequence[Request]) -> float:
+    """Tokens of context of a decoding request, each request weighed by its output tokens."""
+    work = sum(r.output_tokens for r in requests)
+    return sum((r.prompt_tokens + r.output_tokens / 2) * r.output_tokens for r in requests) / work
 
 
 def known_traffic(cell: Cell) -> Iterator[Request]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import InputError, UnknownName
 
+STORES = ("float32", "bfloat16", "float8_e4m3fn")
 FILE = Path(__file__).with_name("learners.toml")
 
 
@@ -105,6 +106,7 @@ def _check(s: LearnerSettings, what: str) -> None:
         ("buffer_bytes", s.buffer_bytes > 0, "above 0"),
         ("recent_share", 0.0 < s.recent_share <= 1.0, "within 0..1, 0 excluded"),
         ("replay_share", 0.0 <= s.replay_share <= 1.0, "within 0..1"),
+        ("store", s.store in STORES, f"one of {', '.join(STORES)}"),
         ("heldout_share", 0.0 < s.heldout_share < 1.0, "between 0 and 1"),
         ("coverage", 0.0 <= s.coverage <= 1.0, "within 0..1"),
         ("checkpoint_steps", s.checkpoint_steps >= 1, "at least 1"),

@@ -49,7 +49,7 @@ def vet(
     """Look at weights first, then at every group of held-out traces."""
     if not finite(candidate):
         return Verdict("a weight is not a finite number", undo=True)
-    if shapes(candidate) != shapes(serving) and len(candidate.vocabulary) == len(serving.vocabulary):
+    if shapes(candidate) != shapes(serving):
         return Verdict("a weight is missing or has another shape than what serves", undo=True)
     if not candidate.consistent:
         return Verdict(

@@ -170,3 +170,17 @@ def test_cadence_trains_as_aurora_released_it():
     assert Cadence.learner == "aurora"
     assert build.learner(Cadence.learner).gate is False
     assert cells.Cell(scenario(), "none", 0, "x", acceptance="model").model == "tiny"
+
+
+def test_a_policy_is_told_of_known_traffic_only():
+    """A longer run does not change what the context says was measured before it."""
+    told = []
+    for requests in (70, 90):
+        sink = Records()
+        table = {"mixture": {"kind": "constant", "domains": {"spider-sql": 1.0}}, "max_k": 3}
+        cell = Cell(
+            scenario(requests=requests, **table), "bandit", 0, "h100-llama3-8b", acceptance="model:micro"
+        )
+        context = build_world(cell, sink).policy._context
+        told.append((context.mean_context, context.offline_hazards))
+    assert told[0] == told[1]

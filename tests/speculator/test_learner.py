@@ -209,6 +209,7 @@ def test_every_named_learner_is_valid(name):
     [
         ({"lrr": 1.0}, "did you mean 'lr'"),
         ({"depth": 0}, "depth is 0"),
+        ({"store": "int3"}, "store is int3"),
         ({"heldout_share": 1.0}, "heldout_share"),
     ],
 )

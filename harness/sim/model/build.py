@@ -13,6 +13,7 @@ from harness.sim.cell import (
     engine_config,
     happenings_of,
     known_traffic,
+    mean_context,
     priced_latency,
     requests_of,
     trainer_config,
@@ -20,6 +21,7 @@ from harness.sim.cell import (
 from harness.sim.engine import Labels
 from harness.sim.model.engine import ModelEngine
 from harness.sim.model.source import ModelParts, ModelSource, load_parts, offline_hazards
+from harness.sim.model.texts import known_texts
 from harness.sim.trainer import TrainerConfig
 from harness.sim.world import Sink, SwapConfig, World
 from harness.speculator.drafters.registry import trains
@@ -27,6 +29,10 @@ from harness.speculator.settings import LearnerSettings, learner
 
 LEARNERS_OWN = {"samples_per_step", "buffer_requests", "buffer_bytes", "bytes_per_token"}
 """Keys of `[trainer]` that describe what the learner itself decides here."""
+
+
+KNOWN_TEXTS = 64
+"""Texts that an operator measured on before the run."""
 
 
 def build_model_world(cell: Cell, model: str, sink: Sink) -> World:
@@ -89,9 +95,8 @@ def _trainer(cell: Cell, policy: Policy, settings: LearnerSettings) -> TrainerCo
 def _context(
     cell: Cell, latency: LatencyModel, engine: ModelEngine, parts: ModelParts, trainer: TrainerConfig | None
 ) -> PolicyContext:
+    """From texts of known traffic, of another seed: nothing of this run's own requests."""
     k = engine.config.max_k
-    hazards = offline_hazards(parts, parts.pools, known_traffic(cell), cell.seed + 1, k) if k else []
-    requests = parts.texts.requests
-    work = sum(r.output_tokens for r in requests)
-    context = sum((r.prompt_tokens + r.output_tokens / 2) * r.output_tokens for r in requests) / work
-    return context_of(cell, latency, engine, tuple(hazards), context, trainer)
+    known = known_texts(parts.pools, known_traffic(cell), KNOWN_TEXTS, cell.seed + 1)
+    hazards = offline_hazards(parts, known, k) if k else []
+    return context_of(cell, latency, engine, tuple(hazards), mean_context(known.requests), trainer)

@@ -16,7 +16,7 @@ from harness.policy import Truth
 from harness.sim.engine import Engine
 from harness.sim.model.engine import ModelEngine
 from harness.sim.model.tables import Tables
-from harness.sim.model.texts import Pools, Texts, known_texts, tell
+from harness.sim.model.texts import Pools, Texts, tell
 from harness.sim.model.trainer import ModelTrainer
 from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
@@ -90,16 +90,14 @@ def first_drafter(kind: str, model: TinyModel, pools: Pools, start: str, seed: i
     return fresh
 
 
-def offline_hazards(
-    parts: ModelParts, pools: Pools, known: Iterator[Request], seed: int, k: int
-) -> list[float]:
+def offline_hazards(parts: ModelParts, known: Texts, k: int) -> list[float]:
     """Conditional acceptance by position of the drafter of the start, on texts of traffic known beforehand."""
-    texts = known_texts(pools, known, 64, seed)
-    tables = Tables(parts.drafter, texts, [pools.target(0).embedding], k)
+    tables = Tables(parts.drafter, known, [parts.pools.target(0).embedding], k)
+    ids = range(len(known))
     found: list[int] = []
-    for i, table in zip(texts.first(64), tables.of(list(texts.first(64))), strict=True):
-        begin = texts.requests[i].prompt_tokens - 1 - table.start
-        found += table.accepted[begin : len(texts.tokens(i)) - 2 - table.start]
+    for i, table in zip(ids, tables.of(list(ids)), strict=True):
+        begin = known.requests[i].prompt_tokens - 1 - table.start
+        found += table.accepted[begin : len(known.tokens(i)) - 2 - table.start]
     counts = np.array(found)
     reached = [max(1, int((counts >= j).sum())) for j in range(k)]
     return [float((counts > j).sum()) / reached[j] for j in range(k)]

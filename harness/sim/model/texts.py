@@ -127,10 +127,6 @@ class Texts:
         place = self._places[request_id]
         return self._pools.pool(place.verifier, place.domain).states(place.index)
 
-    def first(self, n: int) -> range:
-        """Ids of the first requests."""
-        return range(min(n, len(self)))
-
 
 def known_texts(pools: Pools, requests: Iterator[Request], n: int, seed: int) -> Texts:
     """The texts of traffic known before the run: of another seed."""
