@@ -22,6 +22,7 @@ from harness.compare.interval import t_interval
 from harness.contract import TrainPlan
 from harness.rng import stream
 from harness.sim.model.texts import Pools
+from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.judge import Judge, pooled
 from harness.speculator.learner import Learner
 from harness.speculator.rows import sequences_of
@@ -73,7 +74,8 @@ def curves(model: str, domain: str, seed: int) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     pools = Pools(made_model(model), 1024)
     order = stream(seed, "objectives").permutation(len(pools.pool(0, domain)))[: TEXTS + HELD]
-    traces = [_trace(pools, domain, int(i)) for i in order[:TEXTS]]
+    head = vllm_head.load(pools.model.head, pools.target(0))
+    traces = [_trace(head, pools, domain, int(i)) for i in order[:TEXTS]]
     held = [replace(pools.pool(0, domain).trace(int(i)), request_id=int(i)) for i in order[TEXTS:]]
     return {name: _curve(pools, weights, traces, held, seed) for name, weights in OBJECTIVES.items()}
 
@@ -96,9 +98,9 @@ def _curve(
     return found
 
 
-def _trace(pools: Pools, domain: str, i: int) -> Trace:
+def _trace(head: Eagle3, pools: Pools, domain: str, i: int) -> Trace:
     """Text i with the verify steps of the static head and what the target thought of refused drafts."""
-    head, target = vllm_head.load(pools.model.head, pools.target(0)), pools.target(0)
+    target = pools.target(0)
     trace = replace(pools.pool(0, domain).trace(i, K), domain=domain, request_id=i)
     batch = sequences_of([trace])
     drafts, accepted = head.draft(batch, K), head.accepted(batch, K)[0].tolist()

@@ -104,7 +104,7 @@ class Target:
         mask = torch.zeros(total, total).masked_fill(~seen, torch.finfo(torch.float32).min)
         ids = torch.cat([torch.tensor(text), drafted.flatten()])[None]
         out = self.model.model(input_ids=ids, attention_mask=mask[None, None], position_ids=position[None])
-        return out.last_hidden_state[0, n:].view(branches, k, -1)
+        return out.last_hidden_state[0, n:].view(branches, k, self.config.hidden_size)
 
 
 def _padded(texts: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -57,3 +57,8 @@ def _verified(trace: Trace, drafter: Eagle3, k: int) -> Trace:
         logq=drafts.logq[0, rows],
         branch_last=trace.last.new_zeros(0, k, trace.last.shape[1]),
     )
+
+
+def with_branch(trace: Trace, step: int, states: torch.Tensor) -> Trace:
+    """The trace with the target's states of one verify step's drafts, [1, K, H]."""
+    return replace(trace, branch=torch.tensor([step]), branch_last=states)
