@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import torch
 
-from harness.sim.model.texts import Pools
 from harness.speculator.judge import Judge, pooled
 from harness.speculator.learner import Learner
 from harness.speculator.settings import LearnerSettings
+from harness.speculator.texts import Pools
 from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import made_model
 

@@ -21,12 +21,12 @@ import torch
 from harness.compare.interval import t_interval
 from harness.contract import TrainPlan
 from harness.rng import stream
-from harness.sim.model.texts import Pools
 from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.judge import Judge, pooled
 from harness.speculator.learner import Learner
 from harness.speculator.rows import sequences_of
 from harness.speculator.settings import LearnerSettings
+from harness.speculator.texts import Pools
 from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import made_model
 from harness.speculator.traces import Trace

@@ -12,8 +12,8 @@ import simpy
 
 from harness.contract import TrainPlan
 from harness.errors import InputError
+from harness.service import Service
 from harness.sim.learning import STEPS_PER_REQUEST, DrafterState, LearningCurve
-from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
 
 

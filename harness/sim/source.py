@@ -9,10 +9,10 @@ import simpy
 
 from harness.policy import Truth
 from harness.rng import stream
+from harness.service import Service
 from harness.sim.curve_trainer import CurveTrainer
 from harness.sim.engine import Engine
 from harness.sim.learning import LearningCurve
-from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.sim.truth import TruthTeller
 

@@ -14,11 +14,11 @@ import numpy as np
 import simpy
 
 from harness.contract import TRAINED, Event, Observation, Plan, Request, Swap, TrainerState
+from harness.decisions import tick_detail
 from harness.observe import TICK_SECONDS, TICK_STEPS, Serving, observe, position_counts
 from harness.policy import Policy, PolicyContext, Truth
-from harness.sim.decisions import tick_detail
+from harness.service import Service
 from harness.sim.engine import Engine, Labels
-from harness.sim.service import Service
 from harness.sim.source import Source
 
 

@@ -7,9 +7,9 @@ from functools import cache
 
 import torch
 
-from harness.sim.model.texts import Pools
 from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.rows import sequences_of
+from harness.speculator.texts import Pools
 from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import TinyModel, made_model
 from harness.speculator.traces import Trace

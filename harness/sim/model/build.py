@@ -21,11 +21,11 @@ from harness.sim.cell import (
 from harness.sim.engine import Labels
 from harness.sim.model.engine import ModelEngine
 from harness.sim.model.source import ModelParts, ModelSource, load_parts, offline_hazards
-from harness.sim.model.texts import known_texts
 from harness.sim.trainer import TrainerConfig
 from harness.sim.world import Sink, SwapConfig, World
 from harness.speculator.drafters.registry import trains
 from harness.speculator.settings import LearnerSettings, learner
+from harness.speculator.texts import known_texts
 
 LEARNERS_OWN = {"samples_per_step", "buffer_requests", "buffer_bytes", "bytes_per_token"}
 """Keys of `[trainer]` that describe what the learner itself decides here."""

@@ -13,18 +13,18 @@ import torch
 from harness.contract import Request
 from harness.errors import InputError
 from harness.policy import Truth
+from harness.service import Service
 from harness.sim.engine import Engine
 from harness.sim.model.engine import ModelEngine
 from harness.sim.model.tables import Tables
-from harness.sim.model.texts import Pools, Texts, tell
 from harness.sim.model.trainer import ModelTrainer
-from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.speculator.checkpoint import Snapshot, snapshot
 from harness.speculator.drafters.base import Drafter
 from harness.speculator.drafters.registry import make_drafter
 from harness.speculator.learner import Learner
 from harness.speculator.settings import LearnerSettings
+from harness.speculator.texts import Pools, Texts, pool_size, tell
 from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import TinyModel, made_model
 
@@ -71,11 +71,6 @@ def load_parts(
 def _tell_stage(stage: str, done: int, total: int) -> None:
     if done == 1:
         tell(f"making the model: {stage} ({total} steps)")
-
-
-def pool_size(total: int) -> int:
-    """Texts per domain: a power of two, so that runs of like size share pools."""
-    return int(min(4096, max(64, 2 ** np.ceil(np.log2(max(1, total) / 1.5)))))
 
 
 def first_drafter(kind: str, model: TinyModel, pools: Pools, start: str, seed: int) -> Drafter:

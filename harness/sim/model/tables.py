@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.sim.model.texts import Texts
 from harness.speculator.checkpoint import Snapshot, load_into
 from harness.speculator.drafters.base import Drafter, batched, count_accepted
+from harness.speculator.texts import Texts
 
 BATCH = 32
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from harness.sim.model.engine import Verified
-from harness.sim.model.texts import Pools, Texts
 from harness.speculator.settings import LearnerSettings
+from harness.speculator.texts import Pools, Texts
 from harness.speculator.traces import Trace
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import simpy
 import torch
 
+from harness.service import Service
 from harness.sim.model.engine import ModelEngine
-from harness.sim.model.texts import Pools, Texts
 from harness.sim.model.tracing import trace_of
-from harness.sim.service import Service
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.speculator.checkpoint import Snapshot, fingerprint
 from harness.speculator.learner import Learner
+from harness.speculator.texts import Pools, Texts
 
 
 class ModelTrainer(Trainer):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -37,13 +38,40 @@ class Place:
     index: int
 
 
+def deal(requests: Iterable[Request], updates: Sequence[int], size: int, seed: int) -> list[Place]:
+    """A text for each request. Each seed deals a pool of `size` texts in an order of its own, without repeats
+    while it lasts; `updates` are the requests at which the target changes."""
+    dealt: Counter[str] = Counter()
+    orders: dict[str, np.ndarray] = {}
+    places = []
+    for i, request in enumerate(requests):
+        domain = text_domain(request.domain)
+        if domain not in orders:
+            orders[domain] = stream(seed, "texts", domain).permutation(size)
+        index = int(orders[domain][dealt[domain] % size])
+        dealt[domain] += 1
+        places.append(Place(sum(at <= i for at in updates), domain, index))
+    return places
+
+
+def pool_size(total: int) -> int:
+    """Texts per domain: a power of two, so that runs of like size share pools."""
+    return int(min(4096, max(64, 2 ** np.ceil(np.log2(max(1, total) / 1.5)))))
+
+
+def prompts(tokenizer: Any, domain: str, size: int) -> list[list[int]]:
+    """The prompts of a domain's pool, as token ids."""
+    rng = stream(POOL_SEED, "pool", domain)
+    return [tokenizer.encode(prompt_text(sample(domain, rng))) for _ in range(size)]
+
+
 class Pools:
     """Texts by (verifier, domain), rolled out once and kept beside the model."""
 
     def __init__(self, model: TinyModel, size: int) -> None:
         self._folder = model.folder / "rollouts"
         self.model = model
-        self._size = size
+        self.size = size
         self._targets: dict[int, Target] = {}
         self._pools: dict[tuple[int, str], Rollouts] = {}
 
@@ -58,18 +86,17 @@ class Pools:
         """At least `size` texts."""
         key = verifier % 2, domain
         if key not in self._pools:
-            path = self._folder / f"{domain}-{key[0]}-{self._size}-{OUTPUT_TOKENS}.safetensors"
+            path = self._folder / f"{domain}-{key[0]}-{self.size}-{OUTPUT_TOKENS}.safetensors"
             if not path.is_file():
                 self._make(verifier, domain).save(path)
             self._pools[key] = Rollouts.load(path)
         return self._pools[key]
 
     def _make(self, verifier: int, domain: str) -> Rollouts:
-        tell(f"rolling out {self._size} texts of domain {domain}, once for this model")
+        tell(f"rolling out {self.size} texts of domain {domain}, once for this model")
         tokenizer = load_tokenizer(self.model.target)
-        rng = stream(POOL_SEED, "pool", domain)
-        prompts = [tokenizer.encode(prompt_text(sample(domain, rng))) for _ in range(self._size)]
-        return roll_out(self.target(verifier), prompts, OUTPUT_TOKENS, tokenizer.eos_token_id)
+        asked = prompts(tokenizer, domain, self.size)
+        return roll_out(self.target(verifier), asked, OUTPUT_TOKENS, tokenizer.eos_token_id)
 
 
 def tell(what: str) -> None:
@@ -86,25 +113,14 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 class Texts:
-    """The texts of one run. Each seed deals a pool in an order of its own, without repeats while it lasts."""
+    """The texts of one run."""
 
     def __init__(self, pools: Pools, requests: Iterator[Request], updates: Sequence[int], seed: int) -> None:
         self._pools = pools
-        self._places: list[Place] = []
-        self.requests: list[Request] = []
+        listed = list(requests)
+        self._places = deal(listed, updates, pools.size, seed)
+        self.requests = [self._with_lengths(r, p) for r, p in zip(listed, self._places, strict=True)]
         """The scenario's, with the lengths of their texts."""
-        dealt: dict[str, int] = {}
-        orders: dict[str, np.ndarray] = {}
-        for i, request in enumerate(requests):
-            verifier = sum(at <= i for at in updates)
-            domain = text_domain(request.domain)
-            size = len(pools.pool(verifier, domain))
-            if domain not in orders:
-                orders[domain] = stream(seed, "texts", domain).permutation(size)
-            place = Place(verifier, domain, int(orders[domain][dealt.get(domain, 0) % size]))
-            dealt[domain] = dealt.get(domain, 0) + 1
-            self._places.append(place)
-            self.requests.append(self._with_lengths(request, place))
 
     def _with_lengths(self, request: Request, place: Place) -> Request:
         pool = self._pools.pool(place.verifier, place.domain)
