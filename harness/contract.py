@@ -294,6 +294,20 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyRecord:
+    """One verify step of one request."""
+
+    request_id: int
+    at: int
+    """Output tokens generated before this step."""
+    k: int
+    """Drafts verified, >= 1, whether or not an earlier one of them failed."""
+    accepted: int
+    """Drafts accepted, 0..k; fewer than k: the next one failed, whatever K would have been."""
+    drafter_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened: `tick`, `publish`, `swap`, `verifier_update`, `shift`, `fault`, ..."""
 

@@ -15,8 +15,12 @@ A run directory, whoever made it (the simulator or a live server):
   `RequestRecord` and `Event` (detail as JSON), behind `arm` and `seed`. Times are seconds since the
   run began.
   Event details that readers use: `swap` has `version`, `stall` (seconds) and `ok`; `trainer` has
-  `busy_seconds`, the seconds its accelerators worked so far (the last one counts).
-- `summary.json`: written by `compare.summarise`; `report.html`: written by `reports`.
+  `busy_seconds`, the seconds its accelerators worked so far (the last one counts); `replay` has `exact`,
+  `censored` and `absent`, the verify steps that a replay knew and those it had to draw.
+- `verify.parquet`, only in runs that recorded it (live ones): the columns of `contract.VerifyRecord`
+  behind `arm` and `seed`, the verify steps of a request in order. `--acceptance replay:RUN` reads it.
+- `summary.json`: written by `compare.summarise`; `report.html`: written by `reports`;
+  `side-by-side.json`, beside a live run that was simulated as well: written by `compare.side_by_side`.
 
 Bytes of the tables depend on the configuration and the seeds only, never on worker timing.
 """
@@ -24,10 +28,11 @@ Bytes of the tables depend on the configuration and the seeds only, never on wor
 from __future__ import annotations
 
 from harness.runlog_read import Run, read_json, read_run
-from harness.runlog_schema import SCHEMA_VERSION, SCHEMAS
+from harness.runlog_schema import OPTIONAL, SCHEMA_VERSION, SCHEMAS
 from harness.runlog_write import CellWriter, RunWriter, write_json
 
 __all__ = [
+    "OPTIONAL",
     "SCHEMAS",
     "SCHEMA_VERSION",
     "CellWriter",

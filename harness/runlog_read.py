@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import InputError, UnknownName
-from harness.runlog_schema import SCHEMA_VERSION, SCHEMAS, check_info
+from harness.runlog_schema import OPTIONAL, SCHEMA_VERSION, SCHEMAS, check_info
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +43,12 @@ class Run:
         path = self.path / "summary.json"
         return read_json(path) if path.exists() else None
 
+    @cached_property
+    def side_by_side(self) -> dict[str, Any] | None:
+        """side-by-side.json as `compare.side_by_side` wrote it; None where the run was not simulated as well."""
+        path = self.path / "side-by-side.json"
+        return read_json(path) if path.exists() else None
+
     def steps(
         self, arm: str | None = None, seed: int | None = None, columns: Sequence[str] | None = None
     ) -> pd.DataFrame:
@@ -54,6 +60,14 @@ class Run:
     ) -> pd.DataFrame:
         """Requests, in the order in which they were written within a cell."""
         return self._table("requests", arm, seed, columns).to_pandas()
+
+    def verifies(
+        self, arm: str | None = None, seed: int | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame | None:
+        """Verify steps, each request's in order; None when the run recorded none at all."""
+        if "verify" not in self._groups:
+            return None
+        return self._table("verify", arm, seed, columns).to_pandas()
 
     def events(
         self, arm: str | None = None, seed: int | None = None, kinds: Sequence[str] | None = None
@@ -110,7 +124,8 @@ def read_run(path: Path) -> Run:
             f"{path} has run-log schema version {version!r}; this specdrift reads {SCHEMA_VERSION}"
         )
     check_info(info, str(path / "run.json"))
-    groups = {table: _cells_of(path / f"{table}.parquet", table, info) for table in SCHEMAS}
+    held = [t for t in SCHEMAS if t not in OPTIONAL or (path / f"{t}.parquet").exists()]
+    groups = {table: _cells_of(path / f"{table}.parquet", table, info) for table in held}
     return Run(path, info, groups)
 
 

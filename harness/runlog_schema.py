@@ -8,14 +8,21 @@ from typing import Any, get_type_hints
 
 import pyarrow as pa
 
-from harness.contract import Event, RequestRecord, StepRecord
+from harness.contract import Event, RequestRecord, StepRecord, VerifyRecord
 from harness.errors import InputError, UnknownName
 
 SCHEMA_VERSION = 1
 """Raised whenever a column, or the meaning of one, changes."""
 
 MODES = ("sim", "live")
-RECORDS: dict[str, type] = {"steps": StepRecord, "requests": RequestRecord, "events": Event}
+RECORDS: dict[str, type] = {
+    "steps": StepRecord,
+    "requests": RequestRecord,
+    "events": Event,
+    "verify": VerifyRecord,
+}
+OPTIONAL = ("verify",)
+"""Tables that a run directory holds only when some cell gave rows for them."""
 CELL = pa.schema([("arm", pa.dictionary(pa.int32(), pa.string())), ("seed", pa.int32())])
 """The columns that say which cell (arm x seed) a row belongs to; first in every table."""
 

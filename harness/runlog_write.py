@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from harness.contract import Event, to_json
 from harness.errors import InputError
 from harness.provenance import provenance
-from harness.runlog_schema import CELL, SCHEMA_VERSION, SCHEMAS, check_info
+from harness.runlog_schema import CELL, OPTIONAL, SCHEMA_VERSION, SCHEMAS, check_info
 
 ROW_GROUP = 1 << 16
 """Rows per row group. Fixed, so that the bytes do not depend on how large the caller's batches were."""
@@ -62,18 +62,18 @@ class RunWriter:
         return self
 
     def merge(self) -> None:
-        """Stream the parts, in (arm, seed) order, into the three tables, and write run.json.
+        """Stream the parts, in (arm, seed) order, into the tables, and write run.json.
 
         Holds one row group at a time. Raises InputError when a cell of the run was never written.
         """
         cells = [(arm, seed) for arm in self.info["arms"] for seed in sorted(self.info["seeds"])]
         _check_parts(self.parts, cells)
         for table, schema in SCHEMAS.items():
-            with _open(self.path / f"{table}.parquet", schema) as merged:
-                for arm, seed in cells:
-                    with pq.ParquetFile(_part(self.parts, arm, seed, table)) as part:
-                        for group in range(part.num_row_groups):
-                            merged.write_table(part.read_row_group(group))
+            parts = [_part(self.parts, arm, seed, table) for arm, seed in cells]
+            if table in OPTIONAL:
+                parts = [path for path in parts if path.exists()]
+            if parts:
+                _merge(parts, self.path / f"{table}.parquet", schema)
         shutil.rmtree(self.parts)
         header = {"schema_version": SCHEMA_VERSION, "time_unit": "s", "provenance": provenance()}
         write_json(self.path / "run.json", header | self.info)
@@ -103,11 +103,9 @@ class CellWriter:
 
     def __init__(self, parts: Path, arm: str, seed: int, steps: bool = True) -> None:
         self._keep_steps = steps
+        self._cell = (arm, seed)
         self._final = {table: _part(Path(parts), arm, seed, table) for table in SCHEMAS}
-        self._tables = {
-            table: _TableWriter(path.with_suffix(".tmp"), table, arm, seed)
-            for table, path in self._final.items()
-        }
+        self._tables = {table: self._new_table(table) for table in SCHEMAS if table not in OPTIONAL}
 
     def __enter__(self) -> CellWriter:
         return self
@@ -131,6 +129,17 @@ class CellWriter:
                 "detail": [to_json(e.detail) for e in rows],
             }
         )
+
+    def verifies(self, columns: Columns) -> None:
+        """Append verify steps: one array per field of `VerifyRecord`, each request's in order."""
+        if len(columns.get("at", (0,))) == 0:
+            return  # no file for a table without rows
+        if "verify" not in self._tables:
+            self._tables["verify"] = self._new_table("verify")
+        self._tables["verify"].append(columns)
+
+    def _new_table(self, table: str) -> _TableWriter:
+        return _TableWriter(self._final[table].with_suffix(".tmp"), table, *self._cell)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -225,6 +234,14 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd")
 
 
+def _merge(parts: Sequence[Path], out: Path, schema: pa.Schema) -> None:
+    with _open(out, schema) as merged:
+        for path in parts:
+            with pq.ParquetFile(path) as part:
+                for group in range(part.num_row_groups):
+                    merged.write_table(part.read_row_group(group))
+
+
 def _part(parts: Path, arm: str, seed: int, table: str) -> Path:
     return parts / f"{quote(arm, safe='')}@{seed}.{table}.parquet"
 
@@ -233,7 +250,7 @@ def _check_parts(parts: Path, cells: Sequence[tuple[str, int]]) -> None:
     expected = set()
     for arm, seed in cells:
         paths = {_part(parts, arm, seed, table) for table in SCHEMAS}
-        if not all(p.exists() for p in paths):
+        if not all(_part(parts, arm, seed, t).exists() for t in SCHEMAS if t not in OPTIONAL):
             raise InputError(f"the run is not complete: arm {arm!r} with seed {seed} was never written")
         expected |= paths
     for stray in sorted(set(parts.iterdir()) - expected):

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.contract import RequestRecord, StepRecord
+from harness.contract import RequestRecord, StepRecord, VerifyRecord
 from harness.errors import InputError
 from harness.runlog import SCHEMA_VERSION, SCHEMAS, CellWriter, RunWriter, read_run
 from harness.runlog_write import ROW_GROUP
@@ -45,6 +45,8 @@ def test_schemas_are_the_contract() -> None:
     assert SCHEMAS["steps"].names == ["arm", "seed", *(f.name for f in fields(StepRecord))]
     assert SCHEMAS["requests"].names == ["arm", "seed", *(f.name for f in fields(RequestRecord))]
     assert SCHEMAS["events"].names == ["arm", "seed", "time", "kind", "detail"]
+    assert SCHEMAS["verify"].names == ["arm", "seed", *(f.name for f in fields(VerifyRecord))]
+    assert SCHEMAS["verify"].field("request_id").type == pa.int64()
     for table, columns in {"requests": ("arm", "domain", "tenant", "status"), "events": ("kind",)}.items():
         assert all(pa.types.is_dictionary(SCHEMAS[table].field(name).type) for name in columns)
     assert SCHEMAS["requests"].field("request_id").type == pa.int64()
@@ -316,3 +318,73 @@ def test_run_json_keeps_what_was_given(tmp_path: Path) -> None:
     info = read_run(write_run(tmp_path / "run", requests=5, configuration={"load": float("inf")})).info
     assert info["configuration"] == {"requests": 5, "load": None}
     assert info["provenance"]["packages"]["numpy"] == np.__version__
+
+
+# --- the optional table of verify steps ---
+
+
+def verify_columns(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    k = rng.integers(1, 6, n)
+    return {
+        "request_id": np.arange(n) // 4,
+        "at": 1 + np.arange(n) % 4,
+        "k": k,
+        "accepted": rng.integers(0, k + 1),
+        "drafter_version": np.zeros(n, int),
+    }
+
+
+def write_verifies(out: Path, given: dict[tuple[str, int], list[dict[str, np.ndarray]]]) -> Path:
+    info = {**INFO, "seeds": [0, 1], "arms": {"none": {}, "static:3": {}}}
+    with RunWriter(out, info) as run:
+        for arm in info["arms"]:
+            for seed in info["seeds"]:
+                with CellWriter(run.parts, arm, seed) as cell:
+                    cell.steps(random_steps(5))
+                    for columns in given.get((arm, seed), []):
+                        cell.verifies(columns)
+    return out
+
+
+def test_verify_steps_come_back_for_the_cells_that_gave_some(tmp_path: Path) -> None:
+    one, two = verify_columns(30, 1), verify_columns(20, 2)
+    run = read_run(write_verifies(tmp_path / "run", {("static:3", 0): [one, two], ("static:3", 1): [two]}))
+    found = run.verifies("static:3", 0)
+    assert found is not None
+    assert list(found.columns) == ["arm", "seed", *(f.name for f in fields(VerifyRecord))]
+    for name in one:
+        assert found[name].tolist() == [*one[name], *two[name]]
+    other, none = run.verifies("static:3", 1), run.verifies("none", 0)
+    assert other is not None
+    assert len(other) == 20
+    assert none is not None
+    assert none.empty
+    with pytest.raises(InputError, match="no seed 7"):
+        run.verifies("static:3", 7)
+
+
+def test_without_verify_steps_there_is_no_table_and_nothing_else_changes(tmp_path: Path) -> None:
+    empty = {name: values[:0] for name, values in verify_columns(3).items()}
+    plain = write_verifies(tmp_path / "plain", {})
+    asked = write_verifies(tmp_path / "asked", {("none", 0): [empty]})
+    full = write_verifies(tmp_path / "full", {("none", 0): [verify_columns(3)]})
+    assert read_run(plain).verifies() is None
+    assert read_run(asked).verifies() is None
+    assert not (asked / "verify.parquet").exists()
+    assert (full / "verify.parquet").exists()
+    for name in ("steps", "requests", "events"):
+        files = {(run / f"{name}.parquet").read_bytes() for run in (plain, asked, full)}
+        assert len(files) == 1
+
+
+def test_bad_verify_steps_are_refused(tmp_path: Path) -> None:
+    columns = verify_columns(3)
+    with pytest.raises(InputError, match="'k' is missing"):
+        write_verifies(tmp_path / "a", {("none", 0): [{k: v for k, v in columns.items() if k != "k"}]})
+    with pytest.raises(InputError, match="'at' is missing"):
+        write_verifies(tmp_path / "b", {("none", 0): [{k: v for k, v in columns.items() if k != "at"}]})
+    run = write_verifies(tmp_path / "c", {("none", 0): [columns]})
+    (run / "verify.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"verify\.parquet is not a readable"):
+        read_run(run)
