@@ -1,7 +1,7 @@
-"""`specdrift calibrate`: measure or read kernels, fit latency models, say how wrong they are.
+"""`specdrift calibrate`: measure or read kernels, or an engine's steps; fit latency models, say how wrong they are.
 
-Errors are of held-out shapes (every fifth), per operation and for whole steps; see `latency.rowerror` and
-`latency.gap`. Layers are never fitted, so their error is of composition alone.
+Errors are of held-out shapes (every fifth), per operation and for whole steps; see `latency.rowerror`,
+`latency.gap` and `latency.recorded_error`. Layers are never fitted, so their error is of composition alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from harness.errors import InputError, MissingPart
 from harness.latency import StepShape, decode_shape, importers, store
 from harness.latency import fit as fitting
 from harness.latency import gap as gaps
-from harness.latency.catalog import DEFAULT_MODEL
+from harness.latency.catalog import DEFAULT_MODEL, recorded_run
 from harness.latency.compiled import PARTS, step_parts
 from harness.latency.crosscheck import cross_check
 from harness.latency.fit import Fit
 from harness.latency.heldout import heldout_error
 from harness.latency.importers import profile
+from harness.latency.recorded import Recorded
 from harness.latency.rowerror import op_errors
 from harness.latency.rows import KernelRows
 
@@ -41,32 +42,42 @@ def calibrate(
     draft: str | None = None,
     budget: float = 480.0,
     out: Path | None = None,
+    engine: Path | None = None,
 ) -> dict[str, Any]:
-    """What `specdrift calibrate` prints: `sources`, `cross`, `out` and `ok`.
+    """What `specdrift calibrate` prints: `sources`, `engine`, `cross`, `out` and `ok`.
 
     Raises InputError for contradicting or missing arguments and bad files, MissingPart without a GPU.
     """
-    if not (profile_file or tables or kernels or cross):
-        raise InputError("calibrate needs one of --profile FILE, --tables FOLDER, --kernels or --cross A B")
+    if not (profile_file or tables or kernels or cross or engine):
+        raise InputError(
+            "calibrate needs one of --profile FILE, --tables FOLDER, --kernels, --engine RUN or --cross A B"
+        )
+    if engine and (model or draft) and not (profile_file or tables or kernels):
+        raise InputError(
+            "--model and --draft say what to compose of kernels; the steps of --engine are whole"
+        )
     if kernels:
         profile_file = measure(profile_file or DEFAULT_PROFILE, budget)
     paths = [*([profile_file] if profile_file else []), *tables]
-    if out is not None and len(paths) != 1:
-        raise InputError(f"--out holds one fitted model, but {len(paths)} sources are given")
+    given = len(paths) + (engine is not None)
+    if out is not None and given != 1:
+        raise InputError(f"--out holds one fitted model, but {given} sources are given")
     if out is not None and not store.is_store(out):
         raise InputError(f"--out is {str(out)!r}; it must end with {' or '.join(store.SUFFIXES)}")
     found, fits = [], []
+    recorded = recorded_run(engine) if engine else None
     for path in paths:
         described, fitted = _source(path, model, draft)
         found += described
         fits += fitted
     if out is not None:
-        store.write(_chosen(fits, model, paths[0]).model, out)
+        store.write(recorded.model if recorded else _chosen(fits, model, paths[0]).model, out)
     return {
         "sources": found,
+        "engine": _engine(recorded) if recorded else None,
         "cross": [asdict(check) for check in cross_check(*cross)] if cross else [],
         "out": str(out) if out else None,
-        "ok": all(_within(source) for source in found),
+        "ok": all(_within(source) for source in found) and (recorded is None or _engine_within(recorded)),
     }
 
 
@@ -105,6 +116,21 @@ def _source(path: Path, model: str | None, draft: str | None) -> tuple[list[dict
         described.append(_described(rows) | {"models": [_fitted(f) for f in fitted]})
         fits += fitted
     return described, fits
+
+
+def _engine(recorded: Recorded) -> dict[str, Any]:
+    model = recorded.model
+    return {
+        "name": model.name,
+        "note": model.note,
+        "provenance": model.provenance,
+        "errors": [asdict(error) for error in recorded.errors],
+    }
+
+
+def _engine_within(recorded: Recorded) -> bool:
+    """Whether steps could be held out, and their mean error over all arms lies under the bar."""
+    return bool(recorded.errors) and recorded.errors[-1].mean < BAR
 
 
 def _models(rows: KernelRows, model: str | None) -> list[str]:

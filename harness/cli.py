@@ -108,14 +108,15 @@ def calibrate(
     draft: Annotated[
         str | None, typer.Option(help="'roofline': an analytic drafter for tables without one.")
     ] = None,
+    engine: Annotated[Path | None, typer.Option(help="Run directory whose whole steps to fit.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the fitted model (.json, .json.gz).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fit latency models to measured kernels and print how wrong they are on held-out shapes."""
+    """Fit latency models to measured kernels or steps and print how wrong they are on held-out shapes."""
     from harness.calibrate import calibrate as run
     from harness.show import calibration_table
 
-    result = run(profile, tuple(tables or ()), kernels, cross, model, draft, budget, out)
+    result = run(profile, tuple(tables or ()), kernels, cross, model, draft, budget, out, engine)
     _answer(as_json, result, lambda: calibration_table(result))
     raise typer.Exit(0 if result["ok"] else 1)
 

@@ -136,7 +136,7 @@ def validation_table(result: Mapping[str, Any]) -> Group:
 
 def calibration_table(result: Mapping[str, Any]) -> Group:
     """Held-out errors by operation and of whole steps, fitted gaps, cross-checks."""
-    lines: list[Any] = []
+    lines: list[Any] = _engine(result["engine"]) if result["engine"] else []
     for source in result["sources"]:
         lines += [*_errors(source), *(Text(note) for note in source["notes"])]
         for reason, count in source["left_out"].items():
@@ -148,9 +148,21 @@ def calibration_table(result: Mapping[str, Any]) -> Group:
         lines += _ratios(check)
     if result["out"]:
         lines.append(Text(f"fitted model: {result['out']}"))
-    if result["sources"]:
+    if result["sources"] or result["engine"]:
         lines.append(Text("within the bar" if result["ok"] else "NOT within the bar", "bold"))
     return Group(*lines)
+
+
+def _engine(found: Mapping[str, Any]) -> list[Any]:
+    table = _table(("arm", "K", "mean", "bias of the sum", "shapes", "steps"))
+    for e in found["errors"]:
+        k = "all" if e["k"] is None else str(e["k"])
+        table.add_row(
+            e["arm"], k, f"{e['mean']:.1%}", f"{e['bias']:+.1%}", str(e["shapes"]), f"{e['steps']:,}"
+        )
+    told = [Text(f"{name}: {said}") for name, said in found["provenance"].items()]
+    title = f"{found['name']}: whole steps, held-out absolute relative error by batch and K"
+    return [_title(title), table, Text(found["note"]), *told]
 
 
 def _errors(found: Mapping[str, Any]) -> list[Any]:

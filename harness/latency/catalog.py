@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import InputError, MissingPart, UnknownName
 from harness.latency import fit as fitting
-from harness.latency import importers, measured, published, roofline, specs, store
+from harness.latency import importers, measured, published, recorded, roofline, specs, store
 from harness.latency.importers import profile
 from harness.latency.model import LatencyModel
 from harness.latency.rows import KernelRows
@@ -39,8 +39,8 @@ def load(
     gap: float | None = None,
     model: str | None = None,
 ) -> LatencyModel:
-    """The latency model of a name (see `names`), a folder of measured tables, a profile file (`.jsonl.gz`)
-    or a fitted model (`.json`, `.json.gz`).
+    """The latency model of a name (see `names`), a folder of measured tables, a profile file (`.jsonl.gz`),
+    a fitted model (`.json`, `.json.gz`) or a run directory, whose steps are then what is fitted.
 
     Args:
         ep: ranks over which a folder's experts are spread (tables of a mixture of experts only).
@@ -88,6 +88,10 @@ def _of_path(
                 f"{name!r} is a fitted model: ep, draft, gap and model were settled when it was fitted"
             )
         return store.read(path)
+    if recorded.is_run(path):
+        if ep != 1 or draft is not None or gap is not None or model is not None:
+            raise InputError(f"{name!r} is a run: its steps hold what ep, draft, gap and model would settle")
+        return recorded_run(path).model
     profiled = path.is_file() or path.name.endswith(profile.SUFFIX)
     if profiled or (path.is_dir() and importers.layout(path) in COMPOSED):
         if ep != 1:
@@ -115,6 +119,17 @@ def fit(
         (p.stat().st_mtime_ns for p in ([path, *path.iterdir()] if path.is_dir() else [path])), default=0
     )
     return _fit(path, changed, name, model or DEFAULT_MODEL, draft, gap)
+
+
+def recorded_run(path: Path) -> recorded.Recorded:
+    """`recorded.fit_run`, answered from memory while the run is unchanged. Raises as that."""
+    files = [path / "run.json", path / "steps.parquet"]
+    return _recorded(path, max((p.stat().st_mtime_ns for p in files if p.exists()), default=0))
+
+
+@lru_cache(maxsize=8)
+def _recorded(path: Path, changed: int) -> recorded.Recorded:
+    return recorded.fit_run(path)
 
 
 @lru_cache(maxsize=8)
