@@ -30,10 +30,15 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 @app.command()
 def simulate(
-    scenario: Annotated[str, typer.Option(help="Scenario name or TOML file.")] = "domain-shift",
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="Scenario name or TOML file; default: domain-shift, or that of a replayed run."),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Trace file: supplies arrivals and lengths.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="An arm, e.g. static:3; repeat for more.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many paired seeds; default: 5, or those of a replayed run.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     latency: Annotated[str | None, typer.Option(help="Latency model: name, folder or file.")] = None,
     draft: Annotated[
@@ -43,7 +48,7 @@ def simulate(
         str | None, typer.Option(help="Latency model that policies believe in; default: the true one.")
     ] = None,
     acceptance: Annotated[
-        str, typer.Option(help="Source of acceptance: parametric, or model[:tiny|small].")
+        str, typer.Option(help="Source of acceptance: parametric, model[:tiny|small] or replay:RUN.")
     ] = "parametric",
     requests: Annotated[int | None, typer.Option(min=1, help="Stop after this many requests.")] = None,
     steps: Annotated[bool, typer.Option(help="Keep every engine step in the log.")] = True,
@@ -53,15 +58,15 @@ def simulate(
 ) -> None:
     """Simulate arms of a scenario over paired seeds; write a run directory with its drift report."""
     from harness.show import cell_progress, summary_table
-    from harness.sim.simulate import prepare
+    from harness.sim.job import choose, prepare
     from harness.sim.simulate import simulate as run
     from reports import write_report
-    from workloads.scenario import load_scenario
 
+    chosen, numbers = choose(scenario, acceptance, seed, seeds)
     job = prepare(
-        load_scenario(scenario),
+        chosen,
         policies=policy or (),
-        seeds=range(seed, seed + seeds),
+        seeds=numbers,
         latency=latency,
         draft=draft,
         policy_latency=policy_latency,

@@ -49,7 +49,8 @@ class Cell:
     """The latency model that policies are given; None: the simulator's own, so theirs has no error."""
 
     acceptance: str = "parametric"
-    """`parametric`, or `model[:NAME]`: a made model and a real learner."""
+    """`parametric`; `model[:NAME]`: a made model and a real learner; `replay:RUN`: as an arm of a run recorded
+    it, and `policy` is that arm's name."""
 
     @property
     def model(self) -> str | None:
@@ -72,6 +73,10 @@ def build_world(cell: Cell, sink: Sink) -> World:
         from harness.sim.model.build import build_model_world
 
         return build_model_world(cell, cell.model, sink)
+    if cell.acceptance.startswith("replay:"):
+        from harness.sim.replay.build import build_replay_world
+
+        return build_replay_world(cell, sink)
     scenario = cell.scenario
     policy = make(cell.policy)
     if "+" in cell.policy:

@@ -2,137 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from harness.compare import summarise
-from harness.errors import InputError, UnknownName
 from harness.latency import load as load_latency
 from harness.policy import make
 from harness.runlog import CellWriter, RunWriter
 from harness.sim.acceptance import SOURCE as ACCEPTANCE_SOURCE
 from harness.sim.cell import Cell, build_world
+from harness.sim.job import ACCEPTANCES, Job
 from harness.sim.recorder import Recorder
-from workloads.scenario import Scenario
-from workloads.traces import read_trace
-
-ACCEPTANCES = ("parametric", "model")
-"""Where acceptance may come from; a name may follow `model:`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to simulate, resolved: nothing here is a default any more."""
-
-    scenario: Scenario
-    policies: tuple[str, ...]
-    seeds: tuple[int, ...]
-    latency: str
-    draft: str | None = None
-    policy_latency: str | None = None
-    trace: Path | None = None
-    requests: int | None = None
-    prefix_hashes: int = 0
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    """What reading the trace had to leave out or change (`workloads.traces.TraceReport`)."""
-    acceptance: str = ACCEPTANCES[0]
-    keep_steps: bool = True
-    workers: int = 1
-
-    def cells(self) -> Iterator[Cell]:
-        """Seed by seed, so that an interrupted look at the log already compares all arms."""
-        for seed in self.seeds:
-            for policy in self.policies:
-                yield Cell(
-                    scenario=self.scenario,
-                    policy=policy,
-                    seed=seed,
-                    latency=self.latency,
-                    draft=self.draft,
-                    trace=self.trace,
-                    requests=self.requests,
-                    prefix_hashes=self.prefix_hashes,
-                    policy_latency=self.policy_latency,
-                    acceptance=self.acceptance,
-                )
-
-
-def prepare(
-    scenario: Scenario,
-    *,
-    policies: Sequence[str] = (),
-    seeds: Sequence[int] = (0,),
-    latency: str | None = None,
-    draft: str | None = None,
-    policy_latency: str | None = None,
-    acceptance: str = ACCEPTANCES[0],
-    trace: Path | None = None,
-    requests: int | None = None,
-    keep_steps: bool = True,
-    workers: int | None = None,
-) -> Job:
-    """Fill in defaults and refuse, in one sentence, what could not run; nothing is written yet."""
-    if requests is not None and requests < 1:
-        raise InputError(f"requests is {requests}; simulate at least 1")
-    arms = tuple(policies) or _default_arms(scenario, acceptance)
-    if doubled := [a for a in arms if arms.count(a) > 1]:
-        raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
-    if acceptance.partition(":")[0] not in ACCEPTANCES or acceptance.startswith("parametric:"):
-        raise UnknownName("acceptance source", acceptance, ACCEPTANCES)
-    reading: dict[str, Any] = {}
-    hashes = 0
-    if trace is not None:
-        reading, hashes = _scan(trace)
-        requests = min(requests or reading["requests"], reading["requests"])
-    job = Job(
-        scenario=scenario,
-        policies=arms,
-        seeds=tuple(seeds),
-        latency=_split(latency or scenario.latency, scenario.engine.tensor_parallel),
-        draft=draft,
-        policy_latency=policy_latency,
-        trace=trace,
-        requests=requests,
-        reading=reading,
-        acceptance=acceptance,
-        prefix_hashes=hashes,
-        keep_steps=keep_steps,
-        workers=workers or min(os.cpu_count() or 1, len(arms) * len(seeds)),
-    )
-    for cell in list(job.cells())[: len(arms)]:
-        build_world(cell, _Nowhere())
-    return job
-
-
-def _default_arms(scenario: Scenario, acceptance: str) -> tuple[str, ...]:
-    """The scenario's; a real model cannot tell an oracle the truth, so oracles are left out there."""
-    if acceptance == ACCEPTANCES[0]:
-        return scenario.arms
-    return tuple(arm for arm in scenario.arms if not make(arm).needs_truth)
-
-
-def _split(latency: str, ranks: int | None) -> str:
-    """The latency model's name for a target split over `ranks` accelerators; only rooflines know how."""
-    if ranks is None or ranks == 1 or latency.endswith(f":tp{ranks}"):
-        return latency
-    if not latency.startswith("roofline:") or ":tp" in latency:
-        raise InputError(
-            f"the scenario sets tensor_parallel = {ranks}, which latency model {latency!r} does not have; "
-            f"use a roofline, such as roofline:h100:llama3-70b:tp{ranks}"
-        )
-    return f"{latency}:tp{ranks}"
-
-
-def _scan(trace: Path) -> tuple[dict[str, Any], int]:
-    """The reader's report and the most prefix hashes of one request: one pass with all of its checks."""
-    stream = read_trace(trace)
-    hashes = max(len(request.prefix_hashes) for request in stream)
-    return asdict(stream.report), hashes
+from harness.sim.replay import record
 
 
 def simulate(
@@ -189,10 +73,7 @@ def _info(job: Job) -> dict[str, Any]:
         "mode": "sim",
         "scenario": job.scenario.name,
         "seeds": list(job.seeds),
-        "arms": {
-            name: {"policy": name, "trainer_accelerators": charged if make(name).trains else 0.0}
-            for name in job.policies
-        },
+        "arms": {name: _arm(job, name, charged) for name in job.policies},
         "latency": {"name": latency.name, "source": latency.source, "note": latency.note},
         "acceptance": _acceptance(job),
         "configuration": {
@@ -208,7 +89,17 @@ def _info(job: Job) -> dict[str, Any]:
     }
 
 
+def _arm(job: Job, name: str, charged: float) -> dict[str, Any]:
+    """An arm's settings: as recorded under a replay, which learns nothing itself."""
+    if (run := job.recorded) is not None:
+        return record.arm_settings(run, name)
+    return {"policy": name, "trainer_accelerators": charged if make(name).trains else 0.0}
+
+
 def _acceptance(job: Job) -> dict[str, str]:
+    if (run := job.recorded) is not None:
+        source = f"recorded: verify steps of {run.info['mode']} run {run.path.resolve().name}"
+        return {"name": "replay", "source": source, "note": record.NOTE}
     if job.acceptance == ACCEPTANCES[0]:
         source, note = "fitted to published figures, in part assumed", ACCEPTANCE_SOURCE
     else:
@@ -216,12 +107,3 @@ def _acceptance(job: Job) -> dict[str, str]:
 
         source, note = "measured: a real drafter on a real target, in the loop", NOTE
     return {"name": job.acceptance, "source": source, "note": note}
-
-
-class _Nowhere:
-    """A sink for worlds that are only built, never run."""
-
-    def name(self, labels: object) -> None: ...
-    def step_rows(self, rows: object) -> None: ...
-    def request_rows(self, rows: object) -> None: ...
-    def events(self, events: object) -> None: ...

@@ -13,9 +13,9 @@ from harness.errors import InputError, UnknownName  # noqa: E402
 from harness.policy.cadence import Cadence  # noqa: E402
 from harness.sim import cell as cells  # noqa: E402
 from harness.sim.cell import Cell, build_world  # noqa: E402
+from harness.sim.job import prepare  # noqa: E402
 from harness.sim.model import build  # noqa: E402
 from harness.sim.model.tables import Tables  # noqa: E402
-from harness.sim.simulate import prepare  # noqa: E402
 from harness.speculator.checkpoint import snapshot  # noqa: E402
 from harness.speculator.texts import Texts  # noqa: E402
 from tests.sim.test_world import Records, rows_of, scenario  # noqa: E402

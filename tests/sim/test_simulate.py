@@ -8,7 +8,8 @@ import pytest
 
 from harness.errors import InputError
 from harness.sim.cell import build_world
-from harness.sim.simulate import _info, _Nowhere, prepare
+from harness.sim.job import _Nowhere, prepare
+from harness.sim.simulate import _info
 from tests.latency.folders import write_folder
 from workloads.scenario import load_scenario
 

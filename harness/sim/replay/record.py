@@ -1,0 +1,117 @@
+"""What a replay takes from the recorded run: its scenario, requests, arms, verify steps and events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.contract import Event, Request
+from harness.errors import InputError, UnknownName
+from harness.policy import Policy, make
+from harness.runlog import Run, read_run
+from workloads.scenario import Scenario, scenario_from
+
+PREFIX = "replay"
+NOTE = (
+    "requests, verify steps, swaps and verifier updates as recorded; what the record does not tell (more drafts "
+    "than it verified, another place) is drawn from hazards near in time, and the event `replay` at the end of "
+    "each cell counts how often; shared prompt prefixes are not known to it"
+)
+"""For the record of a replay."""
+
+
+def run_path(acceptance: str) -> Path | None:
+    """The run directory of 'replay:RUN'; None for another source. InputError when it names none."""
+    kind, _, path = acceptance.partition(":")
+    if kind != PREFIX:
+        return None
+    if not path:
+        raise InputError("acceptance 'replay' does not say which run it replays; write replay:RUN")
+    return Path(path)
+
+
+def open_record(path: Path) -> Run:
+    """The run at `path`. InputError when it is none, or recorded no verify steps."""
+    run = read_run(path)
+    if run.verifies(run.arms[0], run.seeds[0], columns=("at",)) is None:
+        raise InputError(
+            f"{path} recorded no verify steps (it has no verify.parquet), so nothing can be replayed"
+        )
+    return run
+
+
+def scenario_of(run: Run) -> Scenario:
+    """The scenario that was run. InputError when run.json does not hold it."""
+    table = (run.info.get("configuration") or {}).get("scenario")
+    if not isinstance(table, Mapping):
+        raise InputError(f"run.json of {run.path} has no configuration.scenario, so its engine is not known")
+    return scenario_from(dict(table), f"of {run.path}")
+
+
+def check_arms(run: Run, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raise InputError unless the run holds all of them and their policies can be simulated."""
+    for arm in arms:
+        if arm not in run.arms:
+            raise UnknownName(f"arm of {run.path}", arm, run.arms)
+        if policy_of(run, arm).needs_truth:
+            raise InputError(f"acceptance 'replay' cannot tell oracle {arm!r} the truth; leave oracles out")
+    for seed in seeds:
+        if seed not in run.seeds:
+            raise InputError(f"{run.path} has no seed {seed}; it has {', '.join(map(str, run.seeds))}")
+
+
+def default_arms(run: Run) -> tuple[str, ...]:
+    """All arms of the run but oracles."""
+    return tuple(arm for arm in run.arms if not policy_of(run, arm).needs_truth)
+
+
+def arm_settings(run: Run, arm: str) -> dict[str, Any]:
+    """The arm's settings as run.json has them, its policy named."""
+    return {"policy": arm, **run.info["arms"][arm]}
+
+
+def policy_of(run: Run, arm: str) -> Policy:
+    """A fresh policy of the arm. UnknownName for one that is not registered here."""
+    return make(str(arm_settings(run, arm)["policy"]))
+
+
+def requests_of(run: Run, seed: int) -> list[Request]:
+    """The requests of a seed in order of arrival, the same for every arm.
+
+    Arrivals are those of the run's first arm (a live client's sends jitter by microseconds). A request has as
+    many output tokens as the arm that produced most of it: arms are lossless, so fewer means that it failed
+    there. One that no arm produced a token for is left out.
+    """
+    columns = ("request_id", "arrival", "prompt_tokens", "domain", "tenant", "output_tokens")
+    produced = run.requests(seed=seed, columns=("request_id", "output_tokens"))
+    longest = produced.groupby("request_id")["output_tokens"].max().to_dict()
+    first = run.requests(run.arms[0], seed, columns).sort_values(["arrival", "request_id"])
+    rows = zip(*(first[name].tolist() for name in columns[:-1]), strict=True)
+    found = [
+        Request(number, arrival, prompt, longest[number], str(domain), str(tenant))
+        for number, arrival, prompt, domain, tenant in rows
+        if longest[number] > 0
+    ]
+    if not found:
+        raise InputError(
+            f"no request of seed {seed} of {run.path} produced a token, so there is none to replay"
+        )
+    return found
+
+
+def verify_steps(run: Run, arm: str | None, seed: int) -> pd.DataFrame:
+    """Verify steps of one arm (None: of all arms) under a seed."""
+    found = run.verifies(arm, seed)
+    assert found is not None, "open_record has looked"
+    return found
+
+
+def events_of(run: Run, arm: str, seed: int) -> list[Event]:
+    """Everything that the arm logged but its ticks, in order of time."""
+    frame = run.events(arm, seed)
+    frame = frame[frame["kind"] != "tick"].sort_values("time", kind="stable")
+    rows = zip(frame["time"], frame["kind"], frame["detail"], strict=True)
+    return [Event(float(time), str(kind), detail) for time, kind, detail in rows]

@@ -1,0 +1,69 @@
+"""One replayed arm: its policy chooses K, everything else happens when the record says it did."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any
+
+import simpy
+
+from harness.contract import Event, Plan, Swap
+from harness.sim.replay.outcomes import Outcomes
+from harness.sim.world import Happening, SwapConfig, World
+
+NOTED = ("shift", "fault", "publish", "quarantine")
+"""Recorded events that are only logged again: what they did is in the swaps and verify steps."""
+
+
+class ReplayWorld(World):
+    """`events` of the record, in order of time, happen between two steps at their recorded times."""
+
+    def __init__(self, *, events: Sequence[Event], outcomes: Outcomes, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._recorded = events
+        self._outcomes = outcomes
+        self.env.process(self._happen_again())
+
+    def run(self) -> None:
+        """As the base; the log ends with what training cost then and how much of the replay was known."""
+        super().run()
+        end = max(self.env.now, self.engine.clock)
+        o = self._outcomes
+        told = [Event(end, e.kind, e.detail) for e in self._recorded if e.kind == "trainer"][-1:]
+        told.append(Event(end, "replay", {"exact": o.exact, "censored": o.censored, "absent": o.absent}))
+        self.sink.events(told)
+
+    def _happen_again(self) -> Generator[simpy.Event, object, None]:
+        for event in self._recorded:
+            if event.time > self.env.now:
+                yield self.env.timeout(event.time - self.env.now)
+            if event.kind in NOTED:
+                self._note(event.kind, **event.detail)
+            elif event.kind in ("swap", "verifier_update"):
+                self._pending.append(partial(self._repeat, event))
+                self._rouse()
+
+    def _repeat(self, event: Event) -> None:
+        stall = float(event.detail.get("stall") or 0.0)
+        if event.kind == "verifier_update":
+            kv_invalid = bool(event.detail.get("kv_invalid", False))
+            self._update_verifier(Happening(0, event.kind, stall=stall, kv_invalid=kv_invalid))
+            return
+        self._swap = SwapConfig(stall=stall)
+        service, version = self._service, int(event.detail["version"])
+        if not event.detail.get("ok", True):
+            service.last_swap = Swap(self.engine.clock, version, stall, ok=False)
+            self._note("swap", version=version, ok=False, stall=stall)
+            self._stall(stall)
+            return
+        if version:
+            service.published[version] = version
+            service.newest = max(service.newest, version)
+        self._switch(version)
+
+    def _follow(self, plan: Plan) -> None:
+        """K only: which drafter serves, and since when, is as recorded."""
+        if plan.k_by_batch != self._plan.k_by_batch:
+            self.engine.set_schedule(plan.k_by_batch)
+        self._plan = plan

@@ -1,0 +1,270 @@
+"""Acceptance `replay`: a recorded run played again is that run, and what happened then happens again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.errors import InputError, UnknownName
+from harness.policy.static import StaticK
+from harness.runlog import Run, read_run
+from harness.sim.cell import build_world
+from harness.sim.job import _Nowhere, choose, prepare
+from harness.sim.simulate import simulate
+from tests.sim.recording import record_run
+from workloads.parts import Fault, VerifierUpdate
+from workloads.scenario import load_scenario
+
+FIXED = ("none", "static:3", "schedule", "cadence:50@3")
+"""Arms whose K does not depend on the clock, so that a replay must give every byte again."""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    """Five domains, a swap that fails, a verifier update that voids the KV cache, swaps of one arm."""
+    scenario = load_scenario("domain-shift").model_copy(
+        update={
+            "requests": 260,
+            "verifier_updates": (VerifierUpdate(at=0.6, stall=0.5, retained=0.5, kv_invalid=True),),
+            "faults": (Fault(kind="swap_fails", at=0.3),),
+        }
+    )
+    return record_run(tmp_path_factory.mktemp("replay") / "recorded", scenario, (*FIXED, "bandit"), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def again(recorded, tmp_path_factory) -> Run:
+    return replay(recorded, tmp_path_factory.mktemp("replay") / "again")
+
+
+def job_of(run: Path, **options):
+    acceptance = f"replay:{run}"
+    scenario, seeds = choose(None, acceptance)
+    return prepare(scenario, **{"seeds": seeds, "acceptance": acceptance, "workers": 1} | options)
+
+
+def replay(run: Path, out: Path, **options) -> Run:
+    simulate(job_of(run, **options), out)
+    return read_run(out)
+
+
+def changed(run: Path, out: Path, change) -> Path:
+    """A copy of the run whose run.json `change` has edited."""
+    shutil.copytree(run, out)
+    info = json.loads((out / "run.json").read_text())
+    change(info)
+    (out / "run.json").write_text(json.dumps(info))
+    return out
+
+
+def by_id(run: Run, arm: str, seed: int):
+    return run.requests(arm, seed).sort_values("request_id").reset_index(drop=True)
+
+
+def counts(run: Run, arm: str, seed: int) -> dict[str, int]:
+    (detail,) = run.events(arm, seed, kinds=("replay",))["detail"]
+    return detail
+
+
+# --- the same again ---
+
+
+@pytest.mark.parametrize("arm", FIXED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fixed_arm_is_reproduced(recorded, again, arm, seed):
+    """Acceptance exactly; times to rounding, for a recorded time may lie one bit beside a step's end."""
+    first = read_run(recorded)
+    one, two = by_id(first, arm, seed), by_id(again, arm, seed)
+    for name in one.columns:
+        if one[name].dtype == np.float64:
+            np.testing.assert_allclose(two[name], one[name], atol=1e-9)
+        else:
+            assert two[name].tolist() == one[name].tolist(), name
+    steps = [run.steps(arm, seed) for run in (first, again)]
+    for name in ("batch", "k", "accepted", "offered", "drafter_version", "verifier_version", "kv_blocks"):
+        assert steps[0][name].tolist() == steps[1][name].tolist(), name
+    told = counts(again, arm, seed)
+    assert told == {"exact": int(one["verify_steps"].sum()), "censored": 0, "absent": 0}
+
+
+@pytest.mark.parametrize("arm", ["static:3", "cadence:50@3", "bandit"])
+def test_swaps_updates_and_training_are_those_of_the_record(recorded, again, arm):
+    first = read_run(recorded)
+    for kind in ("swap", "verifier_update", "trainer", "shift", "fault", "publish"):
+        one, two = (run.events(arm, 0, kinds=(kind,)) for run in (first, again))
+        assert len(two) == len(one), kind
+        if kind != "trainer":  # logged at the end, whenever that is
+            np.testing.assert_allclose(two["time"], one["time"], atol=0.1)
+        for a, b in zip(one["detail"], two["detail"], strict=True):
+            assert b == a
+    if arm == "cadence:50@3":
+        swaps = list(first.events(arm, 0, kinds=("swap",))["detail"])
+        assert {s["ok"] for s in swaps} == {True, False}, (
+            "the record has a swap that failed and one that did not"
+        )
+
+
+def test_an_arm_that_adapts_is_nearly_reproduced(recorded, again):
+    """Its K follows the clock, which a swap may move by a step: from there on some steps must be drawn."""
+    told = counts(again, "bandit", 0)
+    assert told["exact"] > 5 * (told["censored"] + told["absent"])
+    means = [run.summary["arms"]["bandit"]["mean"] for run in (read_run(recorded), again)]
+    for name in ("tokens_per_second", "acceptance_length", "engine_time_per_token"):
+        assert means[1][name] == pytest.approx(means[0][name], rel=0.03)
+
+
+def test_the_replay_says_where_its_numbers_come_from(recorded, again):
+    assert again.info["acceptance"]["name"] == "replay"
+    assert "recorded" in again.info["acceptance"]["source"]
+    arms = read_run(recorded).info["arms"]
+    assert again.info["arms"] == {name: arms[name] for name in again.arms}
+    assert again.info["configuration"]["requests"] == 260
+    assert again.info["scenario"] == "domain-shift"
+
+
+def test_another_k_meets_about_what_a_server_with_that_k_meets(recorded, tmp_path):
+    """The record of K = 3 played with K = 5 and K = 2, against runs that really had them."""
+    scenario = choose(None, f"replay:{recorded}")[0]
+    for k in (5, 2):
+
+        def ask(info: dict[str, Any], k: int = k) -> None:
+            info["arms"]["static:3"]["policy"] = f"static:{k}"
+
+        run = replay(changed(recorded, tmp_path / f"ask{k}", ask), tmp_path / f"k{k}", policies=("static:3",))
+        truth = prepare(scenario, policies=(f"static:{k}",), seeds=(0, 1), workers=1)
+        simulate(truth, tmp_path / f"truth{k}")
+        means = [
+            r.summary["arms"][arm]["mean"]
+            for r, arm in ((run, "static:3"), (read_run(tmp_path / f"truth{k}"), f"static:{k}"))
+        ]
+        assert means[0]["k_histogram"].keys() == means[1]["k_histogram"].keys()
+        assert means[0]["acceptance_length"] == pytest.approx(means[1]["acceptance_length"], rel=0.04)
+        told = counts(run, "static:3", 0)
+        assert min(told["exact"], told["absent"]) > 100
+        assert (told["censored"] > 100) == (k > 3)
+
+
+# --- what is taken from the record ---
+
+
+def test_the_engine_is_the_recorded_server(recorded, tmp_path):
+    server = {
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 512,
+        "block_size": 32,
+        "kv_tokens": 9000,
+        "max_k": 4,
+    }
+
+    def tell(info: dict[str, Any]) -> None:
+        info["configuration"]["engine"] = server | {"dtype": "float32"}
+
+    run = changed(recorded, tmp_path / "told", tell)
+    config = build_world(next(job_of(run, policies=("static:3",)).cells()), _Nowhere()).engine.config
+    assert {name: getattr(config, name) for name in server} == server
+    without = build_world(next(job_of(run, policies=("none",)).cells()), _Nowhere()).engine.config
+    assert (without.max_k, without.drafter_loaded) == (0, False)
+
+
+def test_policies_are_told_what_they_were_told_or_what_the_first_requests_show(
+    recorded, tmp_path, monkeypatch
+):
+    seen = []
+    reset = StaticK.reset
+    monkeypatch.setattr(StaticK, "reset", lambda self, context: seen.append(context) or reset(self, context))
+    build_world(next(job_of(recorded, policies=("static:3",)).cells()), _Nowhere())
+    told = read_run(recorded).info["arms"]["static:3"]["context"]
+    assert seen[-1].offline_hazards == tuple(told["offline_hazards"])
+    assert seen[-1].mean_context == told["mean_context"]
+
+    untold = changed(recorded, tmp_path / "untold", lambda info: info["arms"]["static:3"].pop("context"))
+    build_world(next(job_of(untold, policies=("static:3",)).cells()), _Nowhere())
+    found = seen[-1].offline_hazards
+    assert found[3] == found[2], "beyond the recorded K the last position stands for the rest"
+    assert found[:3] == pytest.approx(told["offline_hazards"][:3], abs=0.12)
+    assert 0 < seen[-1].mean_context < 4000
+
+
+def test_a_request_that_failed_in_one_arm_has_the_length_that_another_produced(recorded, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run = tmp_path / "failed"
+    shutil.copytree(recorded, run)
+    table = pq.read_table(run / "requests.parquet")
+    lengths = table["output_tokens"].to_numpy().copy()
+    mine = (table["arm"].to_numpy() == "none") & (table["request_id"].to_numpy() == 7)
+    lengths[mine] = 1
+    everywhere = table["request_id"].to_numpy() == 8
+    lengths[everywhere] = 0
+    place = table.column_names.index("output_tokens")
+    table = table.set_column(place, "output_tokens", pa.array(lengths, pa.int32()))
+    groups = pq.ParquetFile(recorded / "requests.parquet")
+    with pq.ParquetWriter(run / "requests.parquet", table.schema) as out:
+        start = 0
+        for g in range(groups.num_row_groups):
+            rows = groups.metadata.row_group(g).num_rows
+            out.write_table(table.slice(start, rows))
+            start += rows
+    job = job_of(run, policies=("static:3",), seeds=(0,))
+    assert job.requests == 259
+    simulate(job, tmp_path / "out")
+    one, two = by_id(read_run(recorded), "static:3", 0), by_id(read_run(tmp_path / "out"), "static:3", 0)
+    assert 8 not in two["request_id"].tolist()
+    lengths = [r.set_index("request_id")["output_tokens"] for r in (one, two)]
+    assert lengths[0].drop(8).tolist() == lengths[1].tolist()
+
+
+def test_it_can_be_cut_short(recorded, tmp_path):
+    run = replay(recorded, tmp_path / "short", policies=("static:3",), seeds=(1,), requests=40)
+    assert len(run.requests("static:3", 1)) == 40
+    assert run.requests("static:3", 1)["request_id"].max() == 39
+
+
+# --- refused ---
+
+
+def test_what_the_run_does_not_hold_is_named(recorded):
+    with pytest.raises(UnknownName, match=r"did you mean 'static:3'.*valid: .*bandit"):
+        job_of(recorded, policies=("static:4",))
+    with pytest.raises(InputError, match="has no seed 5; it has 0, 1"):
+        job_of(recorded, seeds=(5,))
+    with pytest.raises(InputError, match="leave out 'steady'"):
+        choose("steady", f"replay:{recorded}")
+    with pytest.raises(InputError, match="leave out the trace"):
+        job_of(recorded, trace=Path("trace.csv"))
+    with pytest.raises(InputError, match="write replay:RUN"):
+        choose(None, "replay")
+    with pytest.raises(InputError, match="there is no run"):
+        choose(None, "replay:nowhere")
+
+
+def test_a_run_without_verify_steps_or_scenario_cannot_be_replayed(recorded, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(recorded, run)
+    (run / "verify.parquet").unlink()
+    with pytest.raises(InputError, match=r"has no verify\.parquet"):
+        choose(None, f"replay:{run}")
+    bare = changed(recorded, tmp_path / "bare", lambda info: info["configuration"].pop("scenario"))
+    with pytest.raises(InputError, match=r"no configuration\.scenario"):
+        choose(None, f"replay:{bare}")
+
+
+def test_oracles_are_left_out(recorded, tmp_path):
+    run = changed(recorded, tmp_path / "run", lambda info: info["arms"]["bandit"].update(policy="oracle"))
+    assert job_of(run).policies == FIXED
+    with pytest.raises(InputError, match="leave oracles out"):
+        job_of(run, policies=("bandit",))
+
+
+def test_seeds_and_scenario_are_those_of_the_run_or_our_own(recorded):
+    assert choose(None, f"replay:{recorded}")[1] == (0, 1)
+    assert choose(None, f"replay:{recorded}", 1)[1] == (1,)
+    scenario, seeds = choose(None, "parametric", 3)
+    assert (scenario.name, seeds) == ("domain-shift", range(3, 8))
+    assert choose("steady", "parametric", 0, 2)[1] == range(2)
