@@ -1,0 +1,152 @@
+"""The trace tap: what each verify pass leaves behind, from the model runner into the ring of traces.
+
+One record a step, of the requests that are traced (a share of all, never those that opted out). Hidden states go as
+bfloat16: the fused ones that the drafter is fed, and the last one, from which the learner recomputes the target's
+logits. A record that finds no room is dropped and counted; its requests are then given up, since a trace with a hole
+teaches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.live.labels import read_labels
+from harness.live.link import Link
+
+TRACE_BEGIN, TRACE_ROWS, TRACE_END = range(1, 4)
+"""Kinds of records in traces.ring."""
+
+ROW = np.dtype(
+    [
+        ("number", "i8"),
+        ("start", "i4"),  # position of the first token computed
+        ("tokens", "i4"),  # tokens computed
+        ("drafts", "i4"),  # of them drafts, the last ones
+        ("sampled", "i4"),  # tokens sampled: accepted drafts and one more; 0 inside a prompt
+        ("drafter_version", "i4"),
+        ("verifier_version", "i4"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request that is traced."""
+
+    number: int
+    prompt_tokens: int
+
+
+class Tap:
+    """Wraps `runner.propose_draft_token_ids`, which sees all of a step. Never raises into the engine."""
+
+    def __init__(self, runner: Any, link: Link) -> None:
+        self._runner = runner
+        self._link = link
+        self._wanted: dict[str, Wanted | None] = {}
+        self._numbered = 0
+        self.error = ""
+        """The first failure of the tap itself; it stops tapping, the server goes on."""
+        inner = runner.propose_draft_token_ids
+
+        def propose(*args: Any, **kwargs: Any) -> Any:
+            found = inner(*args, **kwargs)
+            self.note(*args)
+            return found
+
+        runner.propose_draft_token_ids = propose
+
+    def note(
+        self,
+        scheduler_output: Any,
+        sampled_token_ids: Any,
+        sampling_metadata: Any,
+        hidden_states: torch.Tensor,
+        sample_hidden_states: torch.Tensor,
+        aux_hidden_states: Sequence[torch.Tensor] | None,
+        spec_decode_metadata: Any,
+        common_attn_metadata: Any,
+        *rest: Any,
+    ) -> None:
+        """Arguments as vLLM's `propose_draft_token_ids` has them."""
+        if self.error or aux_hidden_states is None:
+            return
+        try:
+            starts = common_attn_metadata.query_start_loc_cpu.tolist()
+            counts = spec_decode_metadata.num_draft_tokens if spec_decode_metadata is not None else None
+            self._write(starts, counts, sampled_token_ids, hidden_states, aux_hidden_states)
+        except Exception as error:  # the engine's step is worth more than any trace
+            self.error = f"{type(error).__name__}: {error}"
+
+    def ended(self, request_ids: Sequence[str]) -> None:
+        """These requests are over."""
+        for request_id in request_ids:
+            wanted = self._wanted.pop(request_id, None)
+            if wanted is not None:
+                self._link.traces.put(TRACE_END, np.int64(wanted.number).tobytes())
+
+    # --- one step ---
+
+    def _write(
+        self, starts: list[int], counts: Any, sampled: Any, hidden: torch.Tensor, aux: Sequence[torch.Tensor]
+    ) -> None:
+        batch = self._runner.input_batch
+        rows, chosen = [], []
+        sampled_rows = sampled.tolist() if isinstance(sampled, torch.Tensor) else sampled
+        drafter = int(self._link.control.get("drafter_version"))
+        verifier = int(self._link.control.get("verifier_version"))
+        for i, request_id in enumerate(batch.req_ids[: len(starts) - 1]):
+            wanted = self._of(request_id)
+            if wanted is None:
+                continue
+            computed, n = int(batch.num_computed_tokens_cpu[i]), starts[i + 1] - starts[i]
+            ids = [t for t in sampled_rows[i] if t >= 0] if computed + n >= wanted.prompt_tokens else []
+            drafts = int(counts[i]) if counts is not None else 0
+            rows.append((wanted.number, computed, n, drafts, len(ids), drafter, verifier))
+            chosen.append((request_id, i, ids))
+        if not rows:
+            return
+        where = torch.cat([torch.arange(starts[i], starts[i + 1]) for _, i, _ in chosen])
+        after = np.array([t for _, _, ids in chosen for t in ids], np.int32)
+        tokens = self._runner.input_ids.gpu[where.to(hidden.device)].to(torch.int32).cpu().numpy()
+        states = [_bits(layer[where.to(layer.device)]) for layer in (*aux, hidden)]
+        head = np.array([len(rows), len(where), len(after), hidden.shape[1]], np.int32)
+        if not self._link.traces.put(TRACE_ROWS, head, np.array(rows, ROW), tokens, after, *states):
+            for request_id, _, _ in chosen:
+                self._wanted[request_id] = None
+
+    def _of(self, request_id: str) -> Wanted | None:
+        """Decided when a request is first seen."""
+        if request_id not in self._wanted:
+            self._wanted[request_id] = self._begin(request_id)
+        return self._wanted[request_id]
+
+    def _begin(self, request_id: str) -> Wanted | None:
+        state = self._runner.requests[request_id]
+        sampling = state.sampling_params
+        labels = read_labels(sampling.extra_args if sampling is not None else None)
+        share = zlib.crc32(request_id.encode()) / 2**32
+        if not labels.trace or share >= self._link.control.get("sample"):
+            return None
+        self._numbered += 1
+        wanted = Wanted(self._numbered, int(state.num_prompt_tokens))
+        content = {
+            "number": wanted.number,
+            "prompt_tokens": wanted.prompt_tokens,
+            "request_id": labels.request_id,
+            "domain": labels.domain,
+            "tenant": labels.tenant,
+        }
+        return wanted if self._link.traces.put(TRACE_BEGIN, json.dumps(content).encode()) else None
+
+
+def _bits(states: torch.Tensor) -> np.ndarray:
+    """bfloat16 as int16[tokens, width]: NumPy has no bfloat16."""
+    return states.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy()

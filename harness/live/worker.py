@@ -1,0 +1,60 @@
+"""The worker in the server: vLLM's own, with the trace tap and a socket on which weights are swapped in.
+
+`--worker-cls harness.live.worker.LiveWorker`. A worker class, not a worker extension, because an extension is only
+reached through `collective_rpc`, whose endpoint exists in developer mode alone and lets any client call any method.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.platforms import current_platform
+
+from harness.live.link import Link
+from harness.live.swapping import SwapServer
+from harness.live.tap import Tap
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as Base
+else:
+    from vllm.v1.worker.gpu_worker import Worker as Base
+
+
+class LiveWorker(Base):
+    """Without a link in the configuration it is vLLM's worker, unchanged."""
+
+    _swaps: SwapServer | None = None
+    _tap: Tap | None = None
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        link = Link.of_config(self.vllm_config.additional_config)
+        if link is None:
+            return
+        runner = self.model_runner
+        drafter = getattr(getattr(runner, "drafter", None), "model", None)
+        if drafter is not None and hasattr(runner, "propose_draft_token_ids"):
+            self._tap = Tap(runner, link)
+        self._swaps = SwapServer(link, runner.get_model(), drafter, self._tap)
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        """One step begins: the only moment at which weights change hands while requests run."""
+        if self._swaps is None:
+            return super().execute_model(scheduler_output, *args, **kwargs)
+        if self._tap is not None and scheduler_output.finished_req_ids:
+            self._tap.ended(scheduler_output.finished_req_ids)
+        self._swaps.enter_step()
+        output = None
+        try:
+            output = super().execute_model(scheduler_output, *args, **kwargs)
+        finally:
+            if output is not None or not scheduler_output.total_num_scheduled_tokens:
+                self._swaps.leave_step()
+        return output
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().sample_tokens(*args, **kwargs)
+        finally:
+            if self._swaps is not None:
+                self._swaps.leave_step()
