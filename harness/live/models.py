@@ -1,0 +1,153 @@
+"""From a name or path to what live mode serves: a target, its drafter head, and how."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError, MissingPart, UnknownName, require_learning
+from harness.gpus import gpus
+from harness.live.hub import is_repository
+from harness.live.needs import missing_parts, vllm_build
+from harness.speculator.tiny.spec import tiny_names, tiny_spec
+
+FILE = Path(__file__).with_name("models.toml")
+CPU_SEQUENCES = 16
+"""Decoding at once on a CPU: behind that a step of a tiny target takes over 0.1 s."""
+GPU_SEQUENCES = 64
+UNKNOWN_LENGTH = 2048
+"""Longest context where the target's configuration is not here yet: what most EAGLE-3 heads are trained for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is served and how. `target` and `head` are folders or ids of the Hugging Face hub."""
+
+    name: str
+    target: str
+    head: str
+    dtype: str
+    """As vLLM spells it."""
+    tensor_parallel: int
+    max_model_len: int
+    """Prompt and output tokens of one request."""
+    max_num_seqs: int
+    device: str
+    """`cpu` or `gpu`."""
+    made: bool = False
+    """Made by specdrift, here or by the next call of `made_model`."""
+    successor: Path | None = None
+    """The fine-tuned target that a verifier update brings."""
+    min_gpu_gib: float = 0.0
+    """Memory of each GPU; 0 where nobody worked it out."""
+    gated: bool = False
+    """Whether the target wants its licence accepted before it can be downloaded."""
+
+    @property
+    def needs_making(self) -> bool:
+        """Whether `made_model` has still to make it; minutes."""
+        return self.made and not (Path(self.target).parent / "made.json").is_file()
+
+
+def model_names() -> tuple[str, ...]:
+    """The names that `model_spec` knows."""
+    return (*tiny_names(), *_table())
+
+
+def model_spec(name_or_path: str, cache_only: bool = False) -> ModelSpec:
+    """The model of a name (see `model_names`), of a folder that holds `target/` and `head/`, or of a pair
+    `TARGET,HEAD` of folders or hub ids.
+
+    Args:
+        cache_only: a model that specdrift has still to make is MissingPart.
+
+    Raises:
+        InputError, UnknownName, MissingPart.
+    """
+    if name_or_path in _table():
+        return ModelSpec(name=name_or_path, device="gpu", **_table()[name_or_path])
+    if name_or_path in tiny_names():
+        return _made(name_or_path, cache_only)
+    if "," in name_or_path:
+        return _pair(name_or_path)
+    if Path(name_or_path).is_dir() or "/" in name_or_path:
+        return _folder(Path(name_or_path))
+    raise UnknownName("model", name_or_path, model_names())
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(FILE.read_text(encoding="utf-8"))
+
+
+def _made(name: str, cache_only: bool) -> ModelSpec:
+    require_learning()
+    # Where it lies depends on the code that makes it, which only that code knows.
+    from harness.speculator.tiny.make import _digest, cache_folder
+
+    spec = tiny_spec(name)
+    folder = cache_folder() / "models" / f"{name}-{_digest(spec, 0)}"
+    found = _of_folder(name, folder, spec.max_position, made=True)
+    if cache_only and found.needs_making:
+        raise MissingPart(f"model {name!r} has not been made yet; specdrift make-model {name} makes it")
+    return found
+
+
+def _folder(folder: Path) -> ModelSpec:
+    lengths = _length(folder / "target")
+    if lengths is None or not (folder / "head" / "config.json").is_file():
+        raise InputError(
+            f"{str(folder)!r} is no folder with a model in target/ and in head/; "
+            "two places are given as TARGET,HEAD, each a folder or an id of the Hugging Face hub"
+        )
+    return _of_folder(folder.resolve().name, folder, lengths, made=(folder / "made.json").is_file())
+
+
+def _of_folder(name: str, folder: Path, length: int, made: bool) -> ModelSpec:
+    device = _device()
+    successor = folder / "successor"
+    # A made target is float32; GPU attention kernels want half precision.
+    dtype = ("float32" if device == "cpu" else "bfloat16") if made else "auto"
+    return ModelSpec(
+        name, str(folder / "target"), str(folder / "head"), dtype, 1, length, _sequences(device), device, made,
+        successor if made or successor.is_dir() else None,
+    )  # fmt: skip
+
+
+def _pair(pair: str) -> ModelSpec:
+    target, _, head = (part.strip() for part in pair.partition(","))
+    for what, place in (("target", target), ("head", head)):
+        if not is_repository(place) and not (Path(place) / "config.json").is_file():
+            raise InputError(
+                f"the {what} of {pair!r} is {place!r}; it must be a folder with a config.json or an id of the "
+                "Hugging Face hub (owner/name)"
+            )
+    device = _device()
+    length = _length(Path(target)) or UNKNOWN_LENGTH
+    return ModelSpec(pair, target, head, "auto", 1, length, _sequences(device), device)
+
+
+def _length(folder: Path) -> int | None:
+    """Longest context of a model folder; None without a configuration."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return int(found.get("max_position_embeddings", UNKNOWN_LENGTH))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'config.json'} is no model configuration: {error}") from error
+
+
+def _device() -> str:
+    return "gpu" if gpus() and vllm_build() != "cpu" else "cpu"
+
+
+def _sequences(device: str) -> int:
+    return CPU_SEQUENCES if device == "cpu" else GPU_SEQUENCES
+
+
+__all__ = ["ModelSpec", "missing_parts", "model_names", "model_spec"]
