@@ -252,8 +252,15 @@ def doctor_table(findings: Mapping[str, Any]) -> Group:
         table.add_column(name)
     for part, entry in findings["parts"].items():
         present = ", ".join(f"{p} {v}" for p, v in entry["packages"].items() if v)
-        table.add_row(part, present, ", ".join(entry["missing"]) or "-", entry["advice"])
-    return Group(table)
+        advice = Text(entry["advice"])  # plain text: [live] is no markup
+        table.add_row(part, present, ", ".join(entry["missing"]) or "-", advice)
+    live = Table(title="live mode (what to do: specdrift doctor --json)")
+    for name in ("model", "runs here", "what is missing"):
+        live.add_column(name)
+    for model, missing in findings["live"].items():
+        what = "\n".join(sentence.partition(";")[0] for sentence in missing)
+        live.add_row(model, "no" if missing else "yes", Text(what or "-"))
+    return Group(table, live)
 
 
 def _cell(value: Any) -> str:
