@@ -19,9 +19,7 @@ from typing import Any
 
 from harness.errors import MissingPart
 from harness.live.link import CONFIG_KEY, Link
-import typing
-if typing.TYPE_CHECKING:
-    from harness.live.models import ModelSpec
+from harness.live.models import ModelSpec
 
 START_SECONDS = 600.0
 STOP_SECONDS = 20.0
@@ -57,11 +55,12 @@ class ServerConfig:
     def flags(self) -> list[str]:
         """Flags of `vllm serve` (without the model), as a user could type them."""
         m = self.model
+        scheduler = "LiveScheduler" if m.device == "cpu" else "LiveAsyncScheduler"
         flags = [
             "--host", self.host, "--port", str(self.port), "--served-model-name", m.name,
             "--dtype", m.dtype, "--max-model-len", str(m.max_model_len), "--max-num-seqs", str(m.max_num_seqs),
             "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
-            "--scheduler-cls", f"harness.live.scheduler.{'LiveScheduler' if m.device == 'cpu' else 'LiveAsyncScheduler'}",
+            "--scheduler-cls", f"harness.live.scheduler.{scheduler}",
             "--worker-cls", "harness.live.worker.LiveWorker",
             "--additional-config", json.dumps({CONFIG_KEY: str(self.link)}),
         ]  # fmt: skip
@@ -92,7 +91,9 @@ class ServerConfig:
     def command_line(self) -> str:
         """What a user types to start the same server by hand."""
         words = [f"{k}={shlex.quote(v)}" for k, v in self.environment().items()]
-        return " ".join([*words, "vllm serve", shlex.quote(self.model.target), *map(shlex.quote, self.flags())])
+        return " ".join(
+            [*words, "vllm serve", shlex.quote(self.model.target), *map(shlex.quote, self.flags())]
+        )
 
 
 @dataclass
@@ -138,7 +139,9 @@ class Server:
     def ready(self) -> bool:
         """Whether it answers now. MissingPart when it died on the way, with the reason it gave."""
         if not self.alive:
-            raise MissingPart(f"the vLLM server did not start: {last_words(self.log)} (whole log: {self.log})")
+            raise MissingPart(
+                f"the vLLM server did not start: {last_words(self.log)} (whole log: {self.log})"
+            )
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=2.0) as answer:
                 return bool(answer.status == 200)

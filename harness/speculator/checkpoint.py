@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -79,6 +79,15 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weights[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def broken(found: Snapshot) -> Snapshot:
+    """The snapshot with one weight that is not a number, as a crashed optimiser leaves it: for injected faults."""
+    name = next(iter(found.weights))
+    bad = found.weights[name].clone()
+    bad.view(-1)[0] = torch.nan
+    changed = {**found.weights, name: bad}
+    return replace(found, weights=changed, weights_print=fingerprint(changed))
 
 
 def save(found: Snapshot, path: Path) -> None:

@@ -7,6 +7,7 @@ A Hugging Face causal language model, frozen. A live server computes all of this
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,44 @@ def quiet() -> None:
 def aux_layers(layers: int) -> tuple[int, int, int]:
     """Indices whose input states the drafter is fed: vLLM's default for EAGLE-3."""
     return 2, layers // 2, layers - 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A target's first and last layer, all that a learner needs where a server computes the rest."""
+
+    config: Any
+    """Its Hugging Face configuration."""
+    head: torch.Tensor
+    """float32[V, H]: `last @ head.T` are logits."""
+    embedding: torch.Tensor
+    """float32[V, H]."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Ends:
+        """From a model folder in Hugging Face format, without the layers between. MissingPart or InputError."""
+        from transformers import AutoConfig
+
+        quiet()
+        if not (folder / "config.json").is_file():
+            raise MissingPart(
+                f"{folder} holds no model (no config.json); specdrift make-model tiny makes one"
+            )
+        config = AutoConfig.from_pretrained(folder)
+        embedding = _tensor(folder, "model.embed_tokens.weight")
+        tied = getattr(config, "tie_word_embeddings", False)
+        head = embedding if tied else _tensor(folder, "lm_head.weight")
+        return cls(config, head.float(), embedding.float())
+
+
+def _tensor(folder: Path, name: str) -> torch.Tensor:
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), "pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                return file.get_tensor(name)
+    raise InputError(f"{folder} holds no weight {name!r}; only Llama-like models can be learned from")
 
 
 class Target:

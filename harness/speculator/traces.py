@@ -8,11 +8,15 @@ token p + 2 and depth j for token p + 2 + j; the target's verdict on depth j com
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 
 from harness.contract import UNKNOWN
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,10 @@ class Trace:
     def _tensors(self) -> dict[str, torch.Tensor]:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items, evenly over them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]

@@ -9,7 +9,7 @@ import torch
 from harness.sim.model.engine import Verified
 from harness.speculator.settings import LearnerSettings
 from harness.speculator.texts import Pools, Texts
-from harness.speculator.traces import Trace
+from harness.speculator.traces import Trace, spread
 
 
 def trace_of(
@@ -33,7 +33,7 @@ def trace_of(
         logq[i, : s.k] = s.table.logq[s.place, : s.k]
     at = torch.tensor([s.place + s.table.start for s in steps], dtype=torch.int64)
     refused = [i for i, s in enumerate(steps) if s.accepted < s.k == deepest and drafted[i].min() >= 0]
-    branch = _spread(refused, settings.branches)
+    branch = spread(refused, settings.branches)
     states = last.new_zeros(0, deepest, last.shape[1])
     if branch:
         target = pools.target(verifier)
@@ -45,10 +45,3 @@ def trace_of(
         request_id=request_id, domain=domain, tenant=tenant,
         drafter_version=steps[-1].version if steps else 0, verifier_version=verifier,
     )  # fmt: skip
-
-
-def _spread(items: list[int], most: int) -> list[int]:
-    """At most `most` of the items, evenly over them."""
-    if len(items) <= most:
-        return items
-    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]

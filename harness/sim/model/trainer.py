@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import simpy
-import torch
 
 from harness.service import Service
 from harness.sim.model.engine import ModelEngine
 from harness.sim.model.tracing import trace_of
 from harness.sim.trainer import Trainer, TrainerConfig
-from harness.speculator.checkpoint import Snapshot, fingerprint
+from harness.speculator.checkpoint import broken
 from harness.speculator.learner import Learner
 from harness.speculator.texts import Pools, Texts
 
@@ -91,12 +89,3 @@ class ModelTrainer(Trainer):
             heldout_static={d: s.length for d, s in static.items()},
             heldout_candidate={d: s.length for d, s in found.items()},
         )
-
-
-def broken(weights: Snapshot) -> Snapshot:
-    """A checkpoint with one weight that is not a number, as a crashed optimiser leaves it."""
-    name = next(iter(weights.weights))
-    bad = weights.weights[name].clone()
-    bad.view(-1)[0] = torch.nan
-    changed = {**weights.weights, name: bad}
-    return replace(weights, weights=changed, weights_print=fingerprint(changed))

@@ -10,7 +10,7 @@ from harness.speculator import checkpoint
 from harness.speculator.checkpoint import WEIGHTS, Snapshot, load_into, snapshot, write_json
 from harness.speculator.checkpoint import load as load_snapshot
 from harness.speculator.drafters.eagle3 import Eagle3, Eagle3Config
-from harness.speculator.target import Target
+from harness.speculator.target import Ends, Target
 
 
 def geometry(config: Any) -> Eagle3Config:
@@ -66,7 +66,7 @@ def save_weights(found: Snapshot, folder: Path) -> None:
     checkpoint.save(found, folder / WEIGHTS)
 
 
-def load(folder: Path, target: Target) -> Eagle3:
+def load(folder: Path, target: Target | Ends) -> Eagle3:
     """The head of a folder, for this target. InputError when it was made for another."""
     if not (folder / WEIGHTS).is_file():
         raise MissingPart(f"{folder} holds no head (no {WEIGHTS})")

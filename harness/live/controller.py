@@ -1,0 +1,271 @@
+"""The control loop around a live server: at every tick what the server measured about itself becomes an
+`Observation`, the policy answers with a `Plan`, and the plan is put into force. The simulator's world does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.contract import TRAINED, Event, Observation, Plan, Slo, Swap, TrainerState
+from harness.decisions import tick_detail
+from harness.live.feed import Feed, Tick
+from harness.live.link import Link
+from harness.live.server import Worker
+from harness.live.trainer import TrainerProcess
+from harness.observe import TICK_SECONDS, TICK_STEPS, Serving, observe
+from harness.policy import Policy, PolicyContext
+from harness.service import Service
+
+POLL_SECONDS = 0.02
+
+
+class Sink(Protocol):
+    """Where records go. Times are seconds since the run began."""
+
+    def tick(self, tick: Tick, feed: Feed, began: float) -> None: ...
+    def events(self, events: Sequence[Event]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A drafter as a file, behind a version of `Service`."""
+
+    path: Path
+
+
+class Controller:
+    """One run of one policy on one server. `run` until `stop` is set."""
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        policy: Policy,
+        context: PolicyContext,
+        static: Path | None,
+        trainer: TrainerProcess | None,
+        slo: Mapping[str, Slo],
+        sink: Sink,
+        began: float,
+    ) -> None:
+        self.link = link
+        self.policy = policy
+        self.trainer = trainer
+        self.sink = sink
+        self.began = began
+        self.feed = Feed(slo)
+        self._worker = Worker(link)
+        self._events: list[Event] = []
+        self._service = Service(Weights(static) if static is not None else None)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._verifier_version = 0
+        self._quarantined = 0
+        self._alive = True
+        self._dropped = 0
+        self._last_tick = 0.0
+        self._swap_lock = asyncio.Lock()
+        self._plan = policy.reset(context)
+        self._put_schedule()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began
+
+    @property
+    def last_step(self) -> float:
+        """When the engine's last step ended, in seconds since the run began."""
+        row = self.feed._last[0]
+        return float(row["start"] + row["seconds"]) - self.began
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Poll, and tick every 32 steps or second, whichever is first."""
+        self._tell_trainer()
+        while not stop.is_set():
+            self._poll()
+            if self.feed.steps >= TICK_STEPS or self.now - self._last_tick >= TICK_SECONDS:
+                self._tick()
+            await asyncio.sleep(POLL_SECONDS)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for swaps under way, take in the last records."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+        self._poll()
+        tick = self.feed.take()
+        self.sink.tick(tick, self.feed, self.began)
+        self.feed.forget(tick)
+        if self.trainer is not None:
+            report = self.trainer.poll()
+            self.note(
+                "trainer",
+                busy_seconds=report.busy_seconds,
+                dropped=report.state.dropped,
+                incomplete=report.incomplete,
+                tokens=report.tokens,
+                peak_buffer_bytes=report.peak_buffer_bytes,
+            )
+        self.sink.events(self._events)
+        self._events = []
+
+    # --- what happens to it ---
+
+    async def update_verifier(self, folder: Path, stall_note: float, kv_invalid: bool) -> None:
+        """Swap the target's weights; the learner is told, and what it traced under the old ones is void."""
+        version = self._verifier_version + 1
+        async with self._swap_lock:
+            answer = await asyncio.to_thread(self._worker.swap, folder, version, "verifier", kv_invalid)
+        if not answer["ok"]:
+            self.note("fault", fault="verifier_update", reason=answer["error"])
+            return
+        self._verifier_version = version
+        if self.trainer is not None:
+            self.trainer.tell("verifier", version, folder)
+        self.note(
+            "verifier_update",
+            version=version,
+            stall=answer["stall"],
+            kv_invalid=kv_invalid,
+            fingerprint=answer["fingerprint"],
+        )
+
+    def note(self, kind: str, **detail: Any) -> None:
+        self._events.append(Event(self.now, kind, detail))
+
+    # --- one tick ---
+
+    def _poll(self) -> None:
+        self.feed.read(self.link.steps.take())
+        if self.trainer is None:
+            return
+        report = self.trainer.poll()
+        if self._alive and not report.state.alive:
+            self._alive = False
+            self.note("fault", fault="trainer_died", note="serving goes on with the weights in service")
+        if report.state.quarantined > self._quarantined:
+            self._quarantined = report.state.quarantined
+            self.note("quarantine", reason=report.refusal)
+        dropped = self.link.traces.dropped
+        if dropped > self._dropped:
+            self.note("dropped", records=dropped - self._dropped, ring="traces")
+            self._dropped = dropped
+
+    def _tick(self) -> None:
+        tick = self.feed.take()
+        self.sink.tick(tick, self.feed, self.began)
+        observation = self._observe(tick)
+        self.feed.forget(tick)
+        self._last_tick = self.now
+        plan = self.policy.decide(observation)
+        self.note("tick", **tick_detail(observation, plan))
+        self._follow(plan)
+        if len(self._events) > 512:
+            self.sink.events(self._events)
+            self._events = []
+
+    def _observe(self, tick: Tick) -> Observation:
+        service = self._service
+        return observe(
+            self.feed.gauges(self.now),
+            tick.rows,
+            tick.positions(),
+            np.array(tick.met, dtype=bool),
+            Serving(service.name, service.version, service.since, self._verifier_version, service.last_swap),
+            self.trainer.report.state if self.trainer is not None else TrainerState(),
+        )
+
+    # --- the plan into force ---
+
+    def _follow(self, plan: Plan) -> None:
+        changed = plan.k_by_batch != self._plan.k_by_batch
+        trains = plan.train != self._plan.train
+        self._plan = plan
+        if changed:
+            self._put_schedule()
+        if trains:
+            self._tell_trainer()
+        service = self._service
+        if plan.publish and self.trainer is not None and not service.swapping:
+            candidate = self.trainer.report.candidate
+            if candidate is not None:
+                self._publish(candidate)
+        version = service.meant_by(plan.drafter)
+        arriving = service.swapping and plan.drafter == TRAINED
+        if version != service.version and not arriving and not service.swapping:
+            service.swapping = True
+            self._spawn(self._switch(version))
+
+    def _put_schedule(self) -> None:
+        self.link.control.write_schedule(self._plan.k_by_batch)
+
+    def _tell_trainer(self) -> None:
+        """The plan for the trainer, and what the tap shall take for it."""
+        if self.trainer is None:
+            self.link.control.set("sample", 0.0)
+            return
+        self.trainer.tell("plan", self._plan.train)
+        learning = self._plan.train.on or self.trainer.report.state.steps > 0
+        self.link.control.set("sample", self._plan.train.sample if learning else 0.0)
+
+    def _publish(self, candidate: Path) -> None:
+        assert self.trainer is not None
+        self._service.swapping = True
+        self.note("publish", samples=self.trainer.report.state.candidate_samples)
+        self.trainer.tell("published")
+        self._spawn(self._bring(Weights(candidate)))
+
+    async def _bring(self, weights: Weights) -> None:
+        """Put fresh weights into service."""
+        service = self._service
+        version = service.newest + 1
+        answer = await self._swap(weights, version)
+        if answer["ok"]:
+            service.add(weights)
+            self._served(version, answer)
+        service.swapping = False
+
+    async def _switch(self, version: int) -> None:
+        """Return to weights that served before."""
+        weights = self._service.published[version] if version else self._service.static
+        answer = await self._swap(weights, version)
+        if answer["ok"]:
+            self._served(version, answer)
+        self._service.swapping = False
+
+    async def _swap(self, weights: Weights, version: int) -> dict[str, Any]:
+        async with self._swap_lock:
+            answer = await asyncio.to_thread(self._worker.swap, weights.path, version)
+        if not answer["ok"]:
+            self._service.last_swap = Swap(self.now, version, 0.0, ok=False)
+            self.note("swap", version=version, ok=False, stall=0.0, reason=answer["error"])
+        return answer
+
+    def _served(self, version: int, answer: Mapping[str, Any]) -> None:
+        service = self._service
+        service.version = version
+        service.since = self.now
+        service.last_swap = Swap(self.now, version, answer["stall"])
+        if self.trainer is not None:
+            self.trainer.tell("serving", service.weights.path)
+        self.note(
+            "swap",
+            version=version,
+            drafter=service.name,
+            ok=True,
+            stall=answer["stall"],
+            prepare=answer["prepare"],
+            fingerprint=answer["fingerprint"],
+        )
+
+    def _spawn(self, work: Any, done: Callable[[], None] = lambda: None) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,142 @@
+"""The trainer: a process beside the server that learns the drafter from the server's own traces.
+
+The learner is the one that the simulator runs under `--acceptance model`; here it is fed by the ring of traces. The
+process answers to the controller over a pipe and shares nothing else with it. It may die: serving does not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from harness.contract import TrainerState, TrainPlan
+
+IDLE_SECONDS = 0.02
+REPORT_SECONDS = 0.25
+STATIC_FILE = "static.safetensors"
+"""In the folder of candidates: the drafter of the start, the floor that a policy can always return to."""
+
+NICENESS = 10
+"""The trainer gives way to the server, where both share cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerConfig:
+    """All that the process needs to begin."""
+
+    link: Path
+    target: Path
+    head: Path
+    out: Path
+    """Where candidates are written."""
+    learner: str = "default"
+    seed: int = 0
+    untrained: bool = False
+    """Begin from nothing instead of the head (day zero)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the process says about itself, a few times a second."""
+
+    state: TrainerState
+    candidate: Path | None
+    refusal: str
+    busy_seconds: float
+    incomplete: int
+    """Traces that came with a hole."""
+    tokens: int
+    """Tokens of the traces taken in."""
+    buffer_bytes: int
+    peak_buffer_bytes: int
+
+
+class TrainerProcess:
+    """The controller's handle. Every call returns at once; a dead process is a state, not an error."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._pipe: Connection = ours
+        self._process = context.Process(
+            target=_main, args=(config, theirs), name="specdrift-trainer", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.config = config
+        self.report = Report(TrainerState(alive=True), None, "", 0.0, 0, 0, 0, 0)
+
+    def poll(self) -> Report:
+        """The latest report; `state.alive` is False once the process is gone."""
+        try:
+            while self._pipe.poll():
+                self.report = self._pipe.recv()
+        except (EOFError, OSError):
+            gone = replace(self.report.state, alive=False, candidate=None)
+            self.report = replace(self.report, state=gone, candidate=None)
+        return self.report
+
+    def wait_ready(self, seconds: float = 120.0) -> bool:
+        """Until the first report is there; False when it died or took too long."""
+        with contextlib.suppress(EOFError, OSError):
+            if self._pipe.poll(seconds):
+                self.report = self._pipe.recv()
+                return True
+        return False
+
+    def tell(self, *command: Any) -> None:
+        """One of: ('plan', TrainPlan), ('serving', path or None), ('published',), ('verifier', version, folder),
+        ('begin', learner, seed, untrained), ('corrupt',), ('stop',)."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(command)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def stop(self) -> None:
+        self.tell("stop")
+        self._process.join(5.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _main(config: TrainerConfig, pipe: Connection) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller stops us, also after its own interrupt
+    os.nice(NICENESS)
+    import torch
+
+    torch.set_num_threads(1)
+    from harness.live.training import Training
+
+    training = Training(config)
+    pipe.send(training.report())
+    said = time.monotonic()
+    while True:
+        while pipe.poll():
+            try:
+                command = pipe.recv()
+            except EOFError:
+                return
+            if command[0] == "stop":
+                return
+            training.obey(*command)
+        changed = training.work()
+        if changed or time.monotonic() - said > REPORT_SECONDS:
+            try:
+                pipe.send(training.report())
+            except OSError:
+                return
+            said = time.monotonic()
+
+
+__all__ = ["Report", "TrainPlan", "TrainerConfig", "TrainerProcess"]
