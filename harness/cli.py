@@ -83,18 +83,87 @@ def simulate(
 
 
 @app.command()
+def live(
+    model: Annotated[str, typer.Option(help="tiny, small, a name of models.toml, a folder.")] = "tiny",
+    scenario: Annotated[str, typer.Option(help="Scenario name or TOML file.")] = "domain-shift",
+    policy: Annotated[list[str] | None, typer.Option(help="An arm, e.g. static:3; repeat for more.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each arm and seed.")] = 400,
+    load: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Factor on arrival rates; default: by this server's capacity."),
+    ] = None,
+    max_k: Annotated[int | None, typer.Option(min=1, help="Largest number of draft tokens.")] = None,
+    simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; default: runs/live-<scenario>-<time>.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run arms against real vLLM servers on this machine; write a run directory with its drift report."""
+    from harness.errors import require_learning
+    from harness.show import cell_progress, stage_lines, summary_table
+    from workloads.scenario import load_scenario
+
+    require_learning()
+    from harness.live.run import live as run
+    from harness.live.run import prepare
+    from harness.validate_live import validate_live
+    from reports import write_report
+
+    job = prepare(
+        load_scenario(scenario),
+        model=model,
+        policies=policy or (),
+        seeds=range(seed, seed + seeds),
+        requests=requests,
+        load=load,
+        max_k=max_k,
+    )
+    out = out or Path("runs") / f"live-{job.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with cell_progress() as on_cell:
+        summary = run(job, out, finish=write_report, on_cell=on_cell, say=stage_lines())
+    if simulated:
+        validate_live(out)
+        write_report(out, None)
+    _answer(as_json, {"run": str(out), **summary}, lambda: summary_table(summary, out))
+
+
+@app.command()
 def validate(
     measured: Annotated[Path | None, typer.Option(help="Measured serving run (path prefix).")] = None,
     latency: Annotated[str | None, typer.Option(help="Latency model: name or folder of tables.")] = None,
+    live: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Live run: simulate it again, with its own latency model."),
+    ] = None,
     published: Annotated[bool, typer.Option(help="Check against the published figures instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Simulate a measured run, or the published tables, and print the errors."""
+    """Simulate a measured run, a live one or the published tables, and print the errors."""
+    if live is not None:
+        _validate_live(live, latency, measured is not None or published, as_json)
     from harness.show import validation_table
     from harness.sim.validate import validate as run
 
     result = run(measured=measured, latency=latency, published=published)
     _answer(as_json, result, lambda: validation_table(result))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+def _validate_live(run: Path, latency: str | None, another: bool, as_json: bool) -> None:
+    from harness.errors import InputError
+    from harness.show import cell_progress, side_by_side_table
+    from harness.validate_live import validate_live
+    from reports import write_report
+
+    if another:
+        raise InputError("--live stands alone: give --measured or --published in a call of its own")
+    with cell_progress() as on_cell:
+        result = validate_live(run, latency, on_cell, finish=write_report)
+    write_report(run)
+    _answer(as_json, result, lambda: side_by_side_table(result))
     raise typer.Exit(0 if result["ok"] else 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,16 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[stage], completed=done)
 
         yield on_step
+
+
+def stage_lines() -> Callable[[str], None]:
+    """One line a stage on standard error, with the seconds so far: live runs take minutes, and logs are read too."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"specdrift [{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
@@ -134,6 +145,32 @@ def validation_table(result: Mapping[str, Any]) -> Group:
     return Group(*tables)
 
 
+def side_by_side_table(result: Mapping[str, Any]) -> Group:
+    """Live beside simulated: error by arm and metric, a * at each that is not within its bar."""
+    bars = result["bars"]
+    columns = ("arm", "tokens/s", "TPOT", "TTFT p50", "length", "speedup", "K differs")
+    table = _table(columns)
+    for arm, entry in result["arms"].items():
+        found = entry["metrics"]
+        names = ("tokens_per_second", "tpot", "ttft_p50", "acceptance_length", "speedup")
+        errors = (_error(found.get(name)) for name in names)
+        differs = entry["k_distance"]
+        table.add_row(arm, *errors, "-" if differs is None else f"{differs:.1%}")
+    told = ", ".join(f"{name.replace('_', ' ')} {bar:.0%}" for name, bar in bars.items())
+    return Group(
+        _title(f"{result['scenario']}: simulated against {result['mode']}, relative errors; bars: {told}"),
+        table,
+        Text(f"latency: {(result['latency'] or {}).get('note', 'not said')}"),
+        Text("within the bars" if result["ok"] else "NOT within the bars (*)", "bold"),
+    )
+
+
+def _error(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["error"] is None:
+        return "-" if found is None or found["within"] is None else "- *"
+    return f"{found['error']:+.1%}{' *' if found['within'] is False else ''}"
+
+
 def calibration_table(result: Mapping[str, Any]) -> Group:
     """Held-out errors by operation and of whole steps, fitted gaps, cross-checks."""
     lines: list[Any] = _engine(result["engine"]) if result["engine"] else []
@@ -154,12 +191,11 @@ def calibration_table(result: Mapping[str, Any]) -> Group:
 
 
 def _engine(found: Mapping[str, Any]) -> list[Any]:
-    table = _table(("arm", "K", "mean", "bias of the sum", "shapes", "steps"))
+    table = _table(("arm", "K", "typical step", "mean of steps", "bias of the sum", "shapes", "steps"))
     for e in found["errors"]:
         k = "all" if e["k"] is None else str(e["k"])
-        table.add_row(
-            e["arm"], k, f"{e['mean']:.1%}", f"{e['bias']:+.1%}", str(e["shapes"]), f"{e['steps']:,}"
-        )
+        shares = (f"{e['typical']:.1%}", f"{e['mean']:.1%}", f"{e['bias']:+.1%}")
+        table.add_row(e["arm"], k, *shares, str(e["shapes"]), f"{e['steps']:,}")
     told = [Text(f"{name}: {said}") for name, said in found["provenance"].items()]
     title = f"{found['name']}: whole steps, held-out absolute relative error by batch and K"
     return [_title(title), table, Text(found["note"]), *told]

@@ -13,6 +13,7 @@ from harness.runlog import Run
 from reports import facts
 from reports.arm_tables import label_tables, per_arm_tables
 from reports.arms import KIND_NOTES, Arm, style_arms
+from reports.beside import beside_figure, beside_tables
 from reports.forest import forest_figure
 from reports.kshares import kshares_figure, used_k, varying_arms
 from reports.lanes import shown_domains
@@ -24,11 +25,12 @@ from reports.timeline import shown_panels, timeline_figure
 
 SUMMARY_VERSION = 1
 """The layout of summary.json that this page reads."""
+SIDE_BY_SIDE_VERSION = 1
 LISTED_EVENTS = 400
 
 
 def render(run: Run) -> str:
-    """The report of an opened run as HTML text. InputError without a summary that it can read."""
+    """The report of an opened run as HTML text. InputError without files that it can read."""
     summary = run.summary
     if summary is None:
         raise InputError(f"{run.path} has no summary.json, so there is nothing to draw; simulate it anew")
@@ -52,6 +54,7 @@ def render(run: Run) -> str:
         **_speedup(arms, summary),
         **_over_time(arms, summary["series"]),
         **_per_arm(arms, summary),
+        **_beside(arms, run.side_by_side),
         **_end(run, summary),
     )
 
@@ -109,6 +112,26 @@ def _per_arm(arms: Sequence[Arm], summary: Mapping[str, Any]) -> dict[str, Any]:
         "arm_tables": per_arm_tables(arms, summary),
         "domain_tables": label_tables(arms, summary, "by_domain"),
         "tenant_tables": label_tables(arms, summary, "by_tenant"),
+    }
+
+
+def _beside(arms: Sequence[Arm], found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The simulation of this very run beside it. InputError for a layout that this page cannot read."""
+    if found is None:
+        return {"beside": None}
+    if found.get("side_by_side_version") != SIDE_BY_SIDE_VERSION:
+        raise InputError(
+            f"side-by-side.json has version {found.get('side_by_side_version')!r}; "
+            f"this specdrift draws {SIDE_BY_SIDE_VERSION}"
+        )
+    return {
+        "beside": found,
+        "beside_tables": beside_tables(arms, found),
+        "beside_figure": _both(beside_figure, arms, found),
+        "beside_facts": [
+            facts.source_fact("Latency of the simulation", found["latency"]),
+            facts.source_fact("Acceptance of the simulation", found["acceptance"]),
+        ],
     }
 
 

@@ -36,7 +36,7 @@ PEER_MEAN_ERRORS = {
 def validate(*, measured: Path | None, latency: str | None, published: bool) -> dict[str, Any]:
     """Errors of the simulation; `ok` when all stay within the bars. Plain data, ready for JSON."""
     if published == (measured is not None):
-        raise InputError("give either --measured RUN with --latency TABLES, or --published")
+        raise InputError("give --measured RUN with --latency TABLES, --live RUN, or --published")
     if published:
         return published_checks()
     if measured is None or latency is None:

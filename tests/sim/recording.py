@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from harness.compare import summarise
+from harness.policy import PolicyContext
 from harness.runlog import CellWriter, RunWriter
 from harness.sim import cell as cells
 from harness.sim.acceptance import accepted_drafts
@@ -20,16 +22,7 @@ from harness.sim.recorder import Recorder
 from harness.sim.simulate import _info
 from workloads.scenario import Scenario
 
-CONTEXT = (
-    "max_k",
-    "max_batch",
-    "offline_hazards",
-    "mean_context",
-    "trainer",
-    "swap_stall",
-    "heldout_k",
-    "seed",
-)
+CONTEXT = [f.name for f in fields(PolicyContext) if f.name not in ("predict", "slo", "seed")]
 
 
 class RecordingEngine(ExternalEngine):

@@ -34,7 +34,7 @@ KNOWN = 64
 """Requests of the record that stand for the traffic known beforehand, where it does not say what was told."""
 
 ENGINE_KEYS = {f.name for f in fields(EngineConfig)} - {"drafter_loaded", "prefix_hashes", "max_k"}
-CONTEXT_KEYS = {f.name for f in fields(PolicyContext)} - {"predict", "slo"}
+CONTEXT_KEYS = {f.name for f in fields(PolicyContext)} - {"predict", "slo", "seed"}
 
 
 def build_replay_world(cell: Cell, sink: Sink) -> ReplayWorld:
