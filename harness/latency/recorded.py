@@ -180,7 +180,7 @@ def _held_out(errors: Sequence[StepError]) -> str:
     if not errors:
         return "unknown (too few batch sizes and K to leave any out)"
     whole = errors[-1]
-    return f"{whole.mean:.1%} by batch and K, bias {whole.bias:+.1%} (of {whole.shapes} shapes)"
+    return f"{whole.typical:.1%} by batch and K, bias {whole.bias:+.1%} (of {whole.shapes} shapes)"
 
 
 def _provenance(
@@ -195,7 +195,7 @@ def _provenance(
     """Each input: measured, fitted or assumed, and how."""
     s = cells.steps
     left_out = f"; left out as no steps: {weights.hiccups} of {weights.hiccup_s:.1f} s together"
-    by_arm = [f"{e.arm} {e.mean:.1%}, bias {e.bias:+.1%}" for e in errors if e.k is None]
+    by_arm = [f"{e.arm} {e.typical:.1%}, bias {e.bias:+.1%}" for e in errors if e.k is None]
     return {
         "steps": f"measured: {len(s):,} of {total:,} steps, batch {s['batch'].min():.0f} to "
         f"{s['batch'].max():.0f}, K {_listed(s['k'])}, at most {s['tokens'].max():.0f} tokens",
@@ -214,12 +214,14 @@ def _draft(cells: Cells) -> str:
     loaded = cells.steps[cells.steps["loaded"] > 0]
     if loaded.empty:
         return "none: no step with a drafter loaded"
-    told = f"measured: passes {_listed(loaded['passes'])} a step with a drafter loaded"
-    if "idle" not in cells.basis.drafting and len(loaded) == len(cells.steps):
-        return f"{told}; none without one, so a step without a drafter is priced as one with it idle"
-    if not (loaded["passes"] == 0).any():
-        return f"{told}; none idle, so an idle drafter is what its passes leave at none"
-    return told
+    passes = cells.basis.passes
+    told = [f"measured: passes {', '.join(map(str, passes))} a step with a drafter loaded"]
+    if len(loaded) == len(cells.steps):
+        told.append("no step without a drafter: priced as with an idle one")
+    if 0 not in passes:
+        how = "extrapolated from these" if len(passes) > 1 else "priced as these"
+        told.append(f"no idle drafter (K = 0): {how}")
+    return "; ".join(told)
 
 
 def _listed(values: pd.Series) -> str:

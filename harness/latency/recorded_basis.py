@@ -33,6 +33,8 @@ class Basis:
     sequences: np.ndarray
     drafting: tuple[str, ...]
     """Of `idle`, `once`, `each`, `next`: those that the log can tell apart."""
+    passes: tuple[int, ...]
+    """Draft passes per step with a drafter loaded that were seen often enough to count."""
 
     def columns(self, s: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
         """(term, float64[steps]) of every weight for rows of `recorded_steps.step_rows`, one at a time."""
@@ -57,8 +59,8 @@ class Basis:
     def compiled(self, terms: list[str], weights: np.ndarray) -> CompiledLatency:
         """The tables of these weights, `terms` naming each."""
         of = {term: weights[[t == term for t in terms]] for term in dict.fromkeys(terms)}
-        idle = of.get("idle", np.zeros(1))
-        idle_s = table(idle[0], idle[1:], self.draft_tokens)
+        idle = of.get("idle")
+        idle_s = nothing() if idle is None else table(idle[0], idle[1:], self.draft_tokens)
         return CompiledLatency(
             token_s=table(0.0, of["tokens"] if "tokens" in of else np.zeros(0), self.tokens),
             expert_s=nothing(),
@@ -87,23 +89,23 @@ def basis_of(steps: pd.DataFrame) -> Basis:
     """Knots where there are steps enough, and the drafting terms that these steps can tell apart."""
     loaded = steps[steps["loaded"] > 0]
     drafts = loaded[loaded["passes"] > 0]
+    seen, count = np.unique(loaded["passes"].to_numpy(), return_counts=True)
+    passes = tuple(int(p) for p in seen[count >= _few(len(loaded))])
     return Basis(
         tokens=knots(steps["tokens"], FINE),
         draft_tokens=knots(loaded["tokens"], COARSE) if len(loaded) else np.zeros(1),
         sequences=knots(drafts["batch"], COARSE) if len(drafts) else np.zeros(1),
-        drafting=_drafting(steps, loaded),
+        drafting=_drafting(passes, told_apart=0 < len(loaded) < len(steps)),
+        passes=passes,
     )
 
 
-def _drafting(steps: pd.DataFrame, loaded: pd.DataFrame) -> tuple[str, ...]:
+def _drafting(passes: tuple[int, ...], told_apart: bool) -> tuple[str, ...]:
     """Without steps of another kind to tell it from, a cost goes where it makes no step cheaper than seen."""
-    seen = loaded["passes"].value_counts()
-    seen = seen[seen >= _few(len(loaded))]
-    positive, idles = int((seen.index > 0).sum()), 0.0 in seen.index
-    terms = ["idle"] if 0 < len(loaded) < len(steps) else []
-    if idles and positive > 1:
-        return (*terms, "once", "each", "next")
-    return (*terms, "each") if positive > (0 if idles else 1) else tuple(terms)
+    terms = ("idle",) if told_apart else ()
+    if 0 in passes:
+        return terms + {1: (), 2: ("each",)}.get(len(passes), ("once", "each", "next"))
+    return (*terms, "each") if len(passes) > 1 else terms
 
 
 def knots(sizes: pd.Series, ratio: int) -> np.ndarray:

@@ -20,8 +20,11 @@ class StepError:
     """`all`: every arm."""
     k: int | None
     """None: every K."""
+    typical: float
+    """Mean over (batch, K) shapes, weighted by steps, of |median of measured / predicted - 1|, the prediction
+    taken before the factor from medians to means: what the fit misses."""
     mean: float
-    """Mean over (batch, K) shapes, weighted by steps, of |predicted / measured mean seconds - 1|."""
+    """The same of |predicted / measured mean seconds - 1|: with what chance stalls do to a shape's few steps."""
     bias: float
     """Of the total seconds: positive when predictions are too slow."""
     shapes: int
@@ -29,7 +32,8 @@ class StepError:
 
 
 def held_out_steps(cells: Cells) -> pd.DataFrame:
-    """`frame`, `batch`, `k`, `seconds` and `predicted` of the steps that could be held out.
+    """`frame`, `batch`, `k`, `seconds`, `predicted` and `ratio` (measured to predicted, before the factor) of the
+    steps that could be held out.
 
     Each fifth of the (batch, K) shapes is left out in turn, whole. Shapes beyond the sizes that remain are
     not asked: they would test extrapolation.
@@ -39,14 +43,17 @@ def held_out_steps(cells: Cells) -> pd.DataFrame:
     shape[cells.of] = keys.ngroup().to_numpy()
     fold = (shape - shape // EVERY) % EVERY  # the next of every five, so that no batch size or K goes whole
     size = {n: np.bincount(cells.of, cells.steps[n]) / cells.count for n in ("tokens", "batch", "passes")}
-    predicted = np.full(len(cells.count), np.nan)
+    predicted, factor = np.full(len(cells.count), np.nan), np.ones(len(cells.count))
     for number in range(EVERY):
         out = fold == number
         if not out.any() or out.all():
             continue
         inside = np.all([_within(values, out) for values in size.values()], axis=0)
-        predicted[out & inside] = (cells.design @ fit(cells, ~out).values)[out & inside]
+        weights = fit(cells, ~out)
+        predicted[out & inside] = (cells.design @ weights.values)[out & inside]
+        factor[out] = weights.factor
     frame = cells.steps[["frame", "batch", "k", "seconds"]].assign(predicted=predicted[cells.of])
+    frame["ratio"] = frame["seconds"] / frame["predicted"] * factor[cells.of]
     return frame[frame["predicted"].notna()]
 
 
@@ -68,12 +75,14 @@ def step_errors(held: pd.DataFrame, arms: Sequence[str]) -> list[StepError]:
 
 
 def _error(arm: str, k: int | None, steps: pd.DataFrame) -> StepError:
-    shapes = steps.groupby(["arm", "batch", "k"])[["seconds", "predicted"]].sum()
-    count = steps.groupby(["arm", "batch", "k"]).size().to_numpy()
+    groups = steps.groupby(["arm", "batch", "k"])
+    shapes, count = groups[["seconds", "predicted"]].sum(), groups.size().to_numpy()
     off = (shapes["predicted"] / shapes["seconds"] - 1.0).abs().to_numpy()
+    typical = (groups["ratio"].median() - 1.0).abs().to_numpy()
     return StepError(
         arm=arm,
         k=k,
+        typical=float(np.average(typical, weights=count)),
         mean=float(np.average(off, weights=count)),
         bias=float(steps["predicted"].sum() / steps["seconds"].sum() - 1.0),
         shapes=len(shapes),
