@@ -191,13 +191,13 @@ def calibration_table(result: Mapping[str, Any]) -> Group:
 
 
 def _engine(found: Mapping[str, Any]) -> list[Any]:
-    table = _table(("arm", "K", "typical step", "mean of steps", "bias of the sum", "shapes", "steps"))
+    table = _table(("arm", "K", "typical", "mean", "bias", "shapes", "steps"))
     for e in found["errors"]:
         k = "all" if e["k"] is None else str(e["k"])
         shares = (f"{e['typical']:.1%}", f"{e['mean']:.1%}", f"{e['bias']:+.1%}")
         table.add_row(e["arm"], k, *shares, str(e["shapes"]), f"{e['steps']:,}")
     told = [Text(f"{name}: {said}") for name, said in found["provenance"].items()]
-    title = f"{found['name']}: whole steps, held-out absolute relative error by batch and K"
+    title = f"{found['name']}: held-out error of the typical step, of mean steps, and bias of their sum"
     return [_title(title), table, Text(found["note"]), *told]
 
 
