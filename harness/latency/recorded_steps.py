@@ -92,7 +92,9 @@ def _columns_of(f: pd.DataFrame, loaded: bool, block_size: int, slots: float) ->
     # Prompts that ended in this step: each gave one token, every decoding sequence 1 + accepted.
     ended = (f["output_tokens"] - f["batch"] - f["accepted"]).clip(0.0, (f["running"] - f["batch"]).clip(0.0))
     spare = f["running"] * ((block_size - 1) / 2 + slots)
-    context = (f["kv_blocks"] * block_size - spare - decode).clip(lower=prefill)
+    # A live log counts running requests and their blocks after those that ended gave theirs back.
+    gone = (f["batch"] / f["running"].clip(1.0)).clip(1.0)
+    context = ((f["kv_blocks"] * block_size - spare - decode / gone) * gone).clip(lower=prefill)
     following = f[["batch", "k"]].shift(-1)
     return pd.DataFrame(
         {

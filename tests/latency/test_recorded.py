@@ -133,6 +133,15 @@ def test_context_is_read_off_the_blocks():
     assert np.abs(rows["context"] - true).max() < 16 * BLOCK / 2
 
 
+def test_those_that_ended_are_counted_though_their_blocks_are_gone():
+    """Four sequences of equal context decode; one ended in the step, so the log counts three and their blocks."""
+    frame = step_log((0,), 20, loaded=False).frame.assign(batch=4, prefill_tokens=0, running=4, kv_blocks=40)
+    ended = frame.assign(running=3, kv_blocks=30)
+    contexts = [step_rows([f], [False], BLOCK)[0]["context"].tolist() for f in (frame, ended)]
+    assert contexts[0] == pytest.approx(contexts[1])
+    assert contexts[0][0] == pytest.approx(40 * BLOCK - 4 * (BLOCK - 1) / 2 - 4)
+
+
 def test_without_idle_steps_an_idle_drafter_is_not_cheaper_than_its_only_passes():
     """Only K = 3 was seen: what its drafting costs is charged at every K, for nothing says otherwise."""
     found = [step_log((0,), 600, 9, loaded=False), step_log((3,), 600)]
