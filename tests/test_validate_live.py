@@ -19,12 +19,14 @@ ARMS = ("none", "static:3", "bandit")
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Path:
-    scenario = load_scenario("domain-shift").model_copy(update={"requests": 150})
+    scenario = load_scenario("domain-shift").model_copy(update={"requests": 80})
     return record_run(tmp_path_factory.mktemp("live") / "run", scenario, ARMS, (0, 1))
 
 
 @pytest.fixture
-def run(recorded, tmp_path) -> Path:
+def run(recorded, tmp_path, monkeypatch) -> Path:
+    """A copy to write into; one worker, for processes cost more than these cells."""
+    monkeypatch.setattr("harness.sim.job.os.cpu_count", lambda: 1)
     return Path(shutil.copytree(recorded, tmp_path / "run"))
 
 
@@ -32,20 +34,20 @@ def test_under_the_true_latency_model_nothing_is_off(run, capsys):
     """Twice: an earlier simulation of the same run is replaced."""
     done: list[tuple[int, int]] = []
     for _ in range(2):
-        found = validate_live(run, "h100-llama3-8b", lambda *given: done.append(given), workers=1)
+        found = validate_live(run, "h100-llama3-8b", lambda *given: done.append(given))
     assert done[5::6] == [(6, 6), (6, 6)]
     assert found["ok"]
     assert json.loads((run / "side-by-side.json").read_text()) == found
     fixed = found["arms"]["static:3"]
     assert all(abs(m["error"]) < 1e-9 for m in fixed["metrics"].values())
     assert fixed["replay"]["censored"] == fixed["replay"]["absent"] == 0
-    assert fixed["replay"]["exact"] > 10_000
-    assert found["arms"]["bandit"]["replay"]["exact"] > 10_000
+    assert fixed["replay"]["exact"] > 5_000
+    assert found["arms"]["bandit"]["replay"]["exact"] > 5_000
     assert read_run(run / "simulated").arms == ARMS
 
 
 def test_the_latency_model_is_by_default_the_one_recorded_from_the_run(run):
-    found = validate_live(run, workers=1)
+    found = validate_live(run)
     assert found["ok"]
     assert "Recorded" in found["latency"]["note"]
     assert all(abs(found["arms"][arm]["metrics"]["tpot"]["error"]) < 0.02 for arm in ARMS)

@@ -20,7 +20,7 @@ from tests.sim.recording import record_run
 from workloads.parts import Fault, VerifierUpdate
 from workloads.scenario import load_scenario
 
-FIXED = ("none", "static:3", "schedule", "cadence:50@3")
+FIXED = ("none", "static:3", "schedule", "cadence:30@3")
 """Arms whose K does not depend on the clock, so that a replay must give every byte again."""
 
 
@@ -29,7 +29,7 @@ def recorded(tmp_path_factory) -> Path:
     """Five domains, a swap that fails, a verifier update that voids the KV cache, swaps of one arm."""
     scenario = load_scenario("domain-shift").model_copy(
         update={
-            "requests": 260,
+            "requests": 220,
             "verifier_updates": (VerifierUpdate(at=0.6, stall=0.5, retained=0.5, kv_invalid=True),),
             "faults": (Fault(kind="swap_fails", at=0.3),),
         }
@@ -92,7 +92,7 @@ def test_a_fixed_arm_is_reproduced(recorded, again, arm, seed):
     assert told == {"exact": int(one["verify_steps"].sum()), "censored": 0, "absent": 0}
 
 
-@pytest.mark.parametrize("arm", ["static:3", "cadence:50@3", "bandit"])
+@pytest.mark.parametrize("arm", ["static:3", "cadence:30@3", "bandit"])
 def test_swaps_updates_and_training_are_those_of_the_record(recorded, again, arm):
     first = read_run(recorded)
     for kind in ("swap", "verifier_update", "trainer", "shift", "fault", "publish"):
@@ -102,7 +102,7 @@ def test_swaps_updates_and_training_are_those_of_the_record(recorded, again, arm
             np.testing.assert_allclose(two["time"], one["time"], atol=0.1)
         for a, b in zip(one["detail"], two["detail"], strict=True):
             assert b == a
-    if arm == "cadence:50@3":
+    if arm == "cadence:30@3":
         swaps = list(first.events(arm, 0, kinds=("swap",))["detail"])
         assert {s["ok"] for s in swaps} == {True, False}, (
             "the record has a swap that failed and one that did not"
@@ -123,7 +123,7 @@ def test_the_replay_says_where_its_numbers_come_from(recorded, again):
     assert "recorded" in again.info["acceptance"]["source"]
     arms = read_run(recorded).info["arms"]
     assert again.info["arms"] == {name: arms[name] for name in again.arms}
-    assert again.info["configuration"]["requests"] == 260
+    assert again.info["configuration"]["requests"] == 220
     assert again.info["scenario"] == "domain-shift"
 
 
@@ -135,8 +135,9 @@ def test_another_k_meets_about_what_a_server_with_that_k_meets(recorded, tmp_pat
         def ask(info: dict[str, Any], k: int = k) -> None:
             info["arms"]["static:3"]["policy"] = f"static:{k}"
 
-        run = replay(changed(recorded, tmp_path / f"ask{k}", ask), tmp_path / f"k{k}", policies=("static:3",))
-        truth = prepare(scenario, policies=(f"static:{k}",), seeds=(0, 1), workers=1)
+        asked = changed(recorded, tmp_path / f"ask{k}", ask)
+        run = replay(asked, tmp_path / f"k{k}", policies=("static:3",), seeds=(0,))
+        truth = prepare(scenario, policies=(f"static:{k}",), seeds=(0,), workers=1)
         simulate(truth, tmp_path / f"truth{k}")
         means = [
             r.summary["arms"][arm]["mean"]
@@ -212,7 +213,7 @@ def test_a_request_that_failed_in_one_arm_has_the_length_that_another_produced(r
             out.write_table(table.slice(start, rows))
             start += rows
     job = job_of(run, policies=("static:3",), seeds=(0,))
-    assert job.requests == 259
+    assert job.requests == 219
     simulate(job, tmp_path / "out")
     one, two = by_id(read_run(recorded), "static:3", 0), by_id(read_run(tmp_path / "out"), "static:3", 0)
     assert 8 not in two["request_id"].tolist()
