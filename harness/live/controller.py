@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,19 +54,20 @@ class Controller:
         trainer: TrainerProcess | None,
         slo: Mapping[str, Slo],
         sink: Sink,
-        began: float,
     ) -> None:
         self.link = link
         self.policy = policy
         self.trainer = trainer
         self.sink = sink
-        self.began = began
+        self.began = time.monotonic()
         self.feed = Feed(slo)
         self._worker = Worker(link)
         self._events: list[Event] = []
         self._service = Service(Weights(static) if static is not None else None)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._verifier_version = 0
+        self.verifier_version = 0
+        self.fail_next_swap = False
+        """Fault injection: the file of the next swap arrives cut off."""
         self._quarantined = 0
         self._alive = True
         self._dropped = 0
@@ -74,16 +76,16 @@ class Controller:
         self._plan = policy.reset(context)
         self._put_schedule()
 
+    def begin(self, lead: float = 0.0) -> float:
+        """The run begins in `lead` seconds; its time on the monotonic clock. The plan is in force already."""
+        self.began = time.monotonic() + lead
+        self._last_tick = 0.0
+        return self.began
+
     @property
     def now(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.began
-
-    @property
-    def last_step(self) -> float:
-        """When the engine's last step ended, in seconds since the run began."""
-        row = self.feed._last[0]
-        return float(row["start"] + row["seconds"]) - self.began
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll, and tick every 32 steps or second, whichever is first."""
@@ -113,20 +115,19 @@ class Controller:
                 tokens=report.tokens,
                 peak_buffer_bytes=report.peak_buffer_bytes,
             )
-        self.sink.events(self._events)
-        self._events = []
+        self._hand_over()
 
     # --- what happens to it ---
 
-    async def update_verifier(self, folder: Path, stall_note: float, kv_invalid: bool) -> None:
+    async def update_verifier(self, folder: Path, kv_invalid: bool) -> None:
         """Swap the target's weights; the learner is told, and what it traced under the old ones is void."""
-        version = self._verifier_version + 1
+        version = self.verifier_version + 1
         async with self._swap_lock:
             answer = await asyncio.to_thread(self._worker.swap, folder, version, "verifier", kv_invalid)
         if not answer["ok"]:
             self.note("fault", fault="verifier_update", reason=answer["error"])
             return
-        self._verifier_version = version
+        self.verifier_version = version
         if self.trainer is not None:
             self.trainer.tell("verifier", version, folder)
         self.note(
@@ -139,6 +140,10 @@ class Controller:
 
     def note(self, kind: str, **detail: Any) -> None:
         self._events.append(Event(self.now, kind, detail))
+
+    def _hand_over(self) -> None:
+        self.sink.events(self._events)
+        self._events = []
 
     # --- one tick ---
 
@@ -167,9 +172,7 @@ class Controller:
         plan = self.policy.decide(observation)
         self.note("tick", **tick_detail(observation, plan))
         self._follow(plan)
-        if len(self._events) > 512:
-            self.sink.events(self._events)
-            self._events = []
+        self._hand_over()
 
     def _observe(self, tick: Tick) -> Observation:
         service = self._service
@@ -178,7 +181,7 @@ class Controller:
             tick.rows,
             tick.positions(),
             np.array(tick.met, dtype=bool),
-            Serving(service.name, service.version, service.since, self._verifier_version, service.last_swap),
+            Serving(service.name, service.version, service.since, self.verifier_version, service.last_swap),
             self.trainer.report.state if self.trainer is not None else TrainerState(),
         )
 
@@ -241,8 +244,10 @@ class Controller:
         self._service.swapping = False
 
     async def _swap(self, weights: Weights, version: int) -> dict[str, Any]:
+        path = truncated(weights.path) if self.fail_next_swap else weights.path
+        self.fail_next_swap = False
         async with self._swap_lock:
-            answer = await asyncio.to_thread(self._worker.swap, weights.path, version)
+            answer = await asyncio.to_thread(self._worker.swap, path, version)
         if not answer["ok"]:
             self._service.last_swap = Swap(self.now, version, 0.0, ok=False)
             self.note("swap", version=version, ok=False, stall=0.0, reason=answer["error"])
@@ -265,7 +270,16 @@ class Controller:
             fingerprint=answer["fingerprint"],
         )
 
-    def _spawn(self, work: Any, done: Callable[[], None] = lambda: None) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def truncated(path: Path) -> Path:
+    """A copy of a weights file that was cut off on its way, for injected faults."""
+    copy = path.with_name(f"cut-{path.name}")
+    shutil.copyfile(path, copy)
+    with copy.open("r+b") as file:
+        file.truncate(copy.stat().st_size // 2)
+    return copy

@@ -55,6 +55,8 @@ class Report:
     """Tokens of the traces taken in."""
     buffer_bytes: int
     peak_buffer_bytes: int
+    run: int = 0
+    """How often the process was told to start over."""
 
 
 class TrainerProcess:
@@ -70,6 +72,7 @@ class TrainerProcess:
         self._process.start()
         theirs.close()
         self.config = config
+        self._runs = 0
         self.report = Report(TrainerState(alive=True), None, "", 0.0, 0, 0, 0, 0)
 
     def poll(self) -> Report:
@@ -92,9 +95,24 @@ class TrainerProcess:
 
     def tell(self, *command: Any) -> None:
         """One of: ('plan', TrainPlan), ('serving', path or None), ('published',), ('verifier', version, folder),
-        ('begin', learner, seed, untrained), ('corrupt',), ('stop',)."""
+        ('begin', run, learner, seed, untrained), ('corrupt',), ('stop',)."""
         with contextlib.suppress(OSError):
             self._pipe.send(command)
+
+    def begin(self, learner: str, seed: int, untrained: bool, seconds: float = 60.0) -> None:
+        """Start over for another run, and wait until it has: its files are there then."""
+        self.poll()
+        self._runs += 1
+        self.tell("begin", self._runs, learner, seed, untrained)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.poll().run != self._runs:
+            if not self.report.state.alive:
+                return
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it without a word (fault injection)."""
+        self._process.kill()
 
     @property
     def pid(self) -> int | None:

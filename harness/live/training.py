@@ -38,7 +38,7 @@ class Training:
         self._ends = Ends.load(config.target)
         self._files: list[Path] = []
         self._written = 0
-        self._begin(config.learner, config.seed, config.untrained)
+        self._begin(0, config.learner, config.seed, config.untrained)
 
     # --- what the controller says ---
 
@@ -62,7 +62,8 @@ class Training:
         else:
             raise InputError(f"the trainer was told {what!r}, which it does not know")
 
-    def _begin(self, name: str, seed: int, untrained: bool) -> None:
+    def _begin(self, run: int, name: str, seed: int, untrained: bool) -> None:
+        self._run = run
         for _ in self._traces.take():
             pass  # traces of what ran before
         torch.manual_seed(seed)
@@ -129,6 +130,7 @@ class Training:
             self._tokens,
             learner.buffer.nbytes,
             self._peak,
+            self._run,
         )
 
     def _checkpoint(self) -> None:

@@ -1,0 +1,96 @@
+"""Before a run: what a step of this server costs by batch size and K, and what its drafter is worth on known traffic.
+
+Warm-up and calibration are one: closed loops of rising concurrency, at every K that matters. What comes out is what
+an operator knows beforehand: a latency model, acceptance by position, and how much the server can do at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.contract import constant_k
+from harness.errors import MissingPart
+from harness.latency.model import LatencyModel
+from harness.latency.recorded import fit_steps
+from harness.latency.shape import decode_shape
+from harness.live.feed import RECORD_FIELDS, Feed
+from harness.live.load import closed_loop
+from harness.live.server import Server
+
+CELL_SECONDS = 1.5
+WARM_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one server."""
+
+    steps: pd.DataFrame
+    """Columns of `contract.StepRecord`."""
+    offered: np.ndarray
+    accepted: np.ndarray
+    """int64[max_k]: by draft position, on known traffic, with the drafter that serves now."""
+    tokens_per_second: float
+    """At the largest concurrency without drafts."""
+    mean_context: float
+
+
+async def measure(
+    server: Server, prompts: Iterator[list[int]], *, ks: Sequence[int], concurrency: Sequence[int], most: int
+) -> Measured:
+    """Run closed loops on `server` at each K and concurrency. MissingPart when it makes no steps.
+
+    `ks` must be in rising order and (0,) for a server without a drafter; `most` output tokens a request."""
+    feed = Feed({})
+    link, name = server.link, server.config.model.name
+    top = max(concurrency)
+    await closed_loop(server.url, name, prompts, concurrency=top, seconds=WARM_SECONDS, most_tokens=most)
+    for _ in link.steps.take():
+        pass
+    frames, tokens_per_second, contexts = [], 0.0, []
+    offered, accepted = np.zeros(max(*ks, 1), np.int64), np.zeros(max(*ks, 1), np.int64)
+    for k in ks:
+        link.control.write_schedule(constant_k(k))
+        for n in concurrency:
+            await closed_loop(
+                server.url, name, prompts, concurrency=n, seconds=CELL_SECONDS, most_tokens=most
+            )
+            feed.read(link.steps.take())
+            tick = feed.take()
+            feed.forget(tick)
+            rows = tick.rows
+            if not len(rows):
+                raise MissingPart(
+                    f"the server at {server.url} reports no steps; was it started with the flags of "
+                    "specdrift serve --print-flags?"
+                )
+            frames.append(pd.DataFrame({f: rows[f] for f in RECORD_FIELDS}))
+            decoding = rows[rows["batch"] > 0]
+            contexts.append(float(decoding["context_tokens"].sum() / max(1, decoding["batch"].sum())))
+            if k == 0 and n == top:
+                tokens_per_second = float(rows["output_tokens"].sum() / rows["seconds"].sum())
+            for counts in tick.positions().values():
+                offered[: len(counts.offered)] += np.array(counts.offered, np.int64)
+                accepted[: len(counts.accepted)] += np.array(counts.accepted, np.int64)
+    return Measured(
+        pd.concat(frames, ignore_index=True), offered, accepted, tokens_per_second, float(np.mean(contexts))
+    )
+
+
+def hazards(measured: Measured) -> tuple[float, ...]:
+    """Conditional acceptance by position; a position that was never reached takes the one before."""
+    found: list[float] = []
+    for offered, accepted in zip(measured.offered.tolist(), measured.accepted.tolist(), strict=True):
+        found.append(accepted / offered if offered else (found[-1] if found else 0.0))
+    return tuple(found)
+
+
+def latency_of(measured: Sequence[tuple[Measured, bool]], name: str) -> LatencyModel:
+    """One latency model of the engine, from servers with (True) and without a drafter. Raises as `fit_steps`."""
+    model = fit_steps([m.steps for m, _ in measured], [loaded for _, loaded in measured], name, 16)
+    model.predict(decode_shape(1, 0, 1.0, model.has_drafter))  # compiles it now, not under the first arm
+    return model

@@ -1,0 +1,87 @@
+"""From the feed to the run log: what the server's scheduler and the client saw of one cell, joined by request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.contract import Event, Slo, VerifyRecord
+from harness.live.feed import RECORD_FIELDS, Feed, Live, Tick
+from harness.live.link import STEP_ROW
+from harness.live.load import Answer, Ask
+from harness.runlog import CellWriter
+
+VERIFY_FIELDS = tuple(VerifyRecord.__dataclass_fields__)
+
+
+class Recorder:
+    """The controller's sink on a `CellWriter`; `close` joins the client's times and writes the requests."""
+
+    def __init__(self, writer: CellWriter) -> None:
+        self._writer = writer
+        self._served: dict[int, Live] = {}
+        self._steps: list[np.ndarray] = []
+
+    def tick(self, tick: Tick, feed: Feed, began: float) -> None:
+        rows = tick.rows
+        if len(rows):
+            columns = {name: rows[name] for name in RECORD_FIELDS}
+            columns["start"] = rows["start"] - began
+            self._writer.steps(columns)
+            self._steps.append(rows)
+        for live in tick.ended:
+            if live.request_id >= 0:
+                self._served[live.request_id] = live
+        if tick.verified:
+            verified = np.concatenate(tick.verified)
+            ids = np.array([feed.request_of(n) for n in verified["number"].tolist()], np.int64)
+            ours = ids >= 0
+            columns = {
+                "request_id": ids[ours],
+                **{name: verified[name][ours] for name in ("at", "k", "accepted")},
+                "drafter_version": verified["version"][ours],
+            }
+            self._writer.verifies({name: columns[name] for name in VERIFY_FIELDS})
+
+    def events(self, events: Sequence[Event]) -> None:
+        self._writer.events(events)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """STEP_ROW[n]: all steps so far, times of the monotonic clock."""
+        return np.concatenate(self._steps) if self._steps else np.zeros(0, STEP_ROW)
+
+    def close(
+        self, asks: Sequence[Ask], answers: Sequence[Answer], slo: Mapping[str, Slo], began: float
+    ) -> None:
+        rows = [self._row(ask, answer, slo, began) for ask, answer in zip(asks, answers, strict=True)]
+        self._writer.requests({name: [row[name] for row in rows] for name in rows[0]})
+
+    def _row(self, ask: Ask, answer: Answer, slo: Mapping[str, Slo], began: float) -> dict[str, Any]:
+        """The client's times, from the intended arrival on; what only the server knows from its record."""
+        request = ask.request
+        live = self._served.get(request.request_id)
+        end: Mapping[str, Any] = live.end if live is not None else {}
+        scheduled = end.get("scheduled")
+        tpot = (answer.finish - answer.first_token) / max(answer.output_tokens - 1, 1)
+        met = slo.get(request.tenant, Slo()).met(answer.first_token - request.arrival, tpot)
+        return {
+            "request_id": request.request_id,
+            "domain": request.domain,
+            "tenant": request.tenant,
+            "arrival": request.arrival,
+            "scheduled": scheduled - began if scheduled is not None else float("nan"),
+            "first_token": answer.first_token,
+            "finish": answer.finish,
+            "prompt_tokens": len(ask.prompt),
+            "output_tokens": answer.output_tokens,
+            "cached_tokens": int(end.get("cached_tokens", 0)),
+            "preemptions": int(end.get("preemptions", 0)),
+            "verify_steps": int(end.get("verify_steps", 0)),
+            "draft_tokens": int(end.get("draft_tokens", 0)),
+            "accepted_tokens": int(end.get("accepted_tokens", 0)),
+            "slo_met": answer.status == "finished" and met,
+            "status": answer.status,
+        }

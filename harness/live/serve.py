@@ -1,0 +1,222 @@
+"""`specdrift serve`: a vLLM server whose drafter learns from its own traffic, until interrupted.
+
+The server is vLLM's own and answers any OpenAI client. Beside it run the controller (this process), which asks the
+policy at every tick, and the trainer. When the server dies it is started again, with the static drafter and a learner
+that keeps nothing of before, and the log says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from harness.contract import Event, to_json
+from harness.errors import MissingPart
+from harness.live.cell import Station
+from harness.live.controller import Controller
+from harness.live.feed import Feed, Tick
+from harness.live.link import Link
+from harness.live.measure import hazards, latency_of, measure
+from harness.live.models import ModelSpec
+from harness.live.run import check_arm
+from harness.live.server import Server, ServerConfig
+from harness.live.workload import Workload
+from harness.policy import PolicyContext, make
+from workloads.scenario import Scenario, load_scenario
+
+WATCH_SECONDS = 0.5
+MOST_RESTARTS = 5
+"""Restarts in a row that bring no request through; then something is wrong that a restart does not mend."""
+
+QUIET = {"tick"}
+"""Events that are not told on standard error."""
+
+
+@dataclass(frozen=True)
+class ServeJob:
+    """What to serve and with which policy."""
+
+    model: ModelSpec
+    policy: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_k: int = 5
+    prefix_caching: bool = True
+    events: Path | None = None
+    """File that gets every event as a line of JSON."""
+    seed: int = 0
+
+
+def command_line(job: ServeJob) -> tuple[Link, str]:
+    """A new link, and what a user types to start a server on it: for `serve --print-flags`."""
+    link = Link.create()
+    return link, _config(job, link).command_line()
+
+
+def serve(job: ServeJob, attach: Path | None = None) -> None:
+    """Serve until interrupted. `attach`: the link folder of a server that was started by hand."""
+    check_arm(job.policy, job.max_k)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_Serving(job, attach).run())
+
+
+class _Serving:
+    def __init__(self, job: ServeJob, attach: Path | None) -> None:
+        self._job = job
+        self._attach = attach
+        self._policy = make(job.policy)
+        self._work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
+        self._logs = self._work / "server.log"
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        sink = Teller(self._job.events)
+        try:
+            failures = 0
+            while not self._stop.is_set() and failures < MOST_RESTARTS:
+                served = await self._once(sink)
+                failures = 0 if served else failures + 1
+            if failures:
+                raise MissingPart(f"the server died {failures} times without answering a request")
+        finally:
+            sink.close()
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    async def _once(self, sink: Teller) -> bool:
+        """One life of the server; True when it answered requests before it ended."""
+        station = await self._station()
+        try:
+            policy = make(self._job.policy)
+            context = await self._context(station)
+            trainer = await station.reset(policy, self._job.seed, untrained=False)
+            controller = Controller(
+                link=station.server.link,
+                policy=policy,
+                context=context,
+                static=station.static if station.server.config.drafter else None,
+                trainer=trainer,
+                slo={},
+                sink=sink,
+            )
+            controller.begin()
+            controller.note("serving", url=station.server.url, model=self._job.model.name)
+            await self._watch(controller, station)
+            return sink.answered > 0
+        finally:
+            station.close()
+
+    async def _watch(self, controller: Controller, station: Station) -> None:
+        gone = asyncio.Event()
+        control = asyncio.create_task(controller.run(gone))
+        while not self._stop.is_set() and not control.done():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), WATCH_SECONDS)
+            if not self._attach and not station.server.alive:
+                controller.note(
+                    "fault", fault="server_died", note="starting it again, with the static drafter"
+                )
+                break
+        gone.set()
+        await control
+
+    async def _station(self) -> Station:
+        """The server, ready; started unless one was started by hand."""
+        if self._attach is not None:
+            link = Link.open(self._attach)
+            return Station(
+                Server(_config(self._job, link), link, self._logs, None, self._job.port), self._work
+            )
+        link = Link.create()
+        server = Server.start(_config(self._job, link), link, self._logs)
+        station = Station(server, self._work)
+        try:
+            while not server.ready() and not self._stop.is_set():
+                await asyncio.sleep(WATCH_SECONDS)
+        except MissingPart:
+            station.close()
+            raise
+        return station
+
+    async def _context(self, station: Station) -> PolicyContext:
+        """Calibrated on this server before it is announced."""
+        from harness.speculator.texts import load_tokenizer
+
+        job = self._job
+        scenario: Scenario = load_scenario("steady")
+        workload = Workload(scenario, 64, 1.0, load_tokenizer(Path(job.model.target)))
+        drafter = self._policy.uses_drafter
+        measured = await measure(
+            station.server,
+            workload.known(job.seed),
+            ks=sorted({0, 1, 3, job.max_k}) if drafter else (0,),
+            concurrency=[n for n in (1, 4, 16) if n <= job.model.max_num_seqs],
+            most=32,
+        )
+        model = latency_of([(measured, drafter)], job.model.name)
+        return PolicyContext(
+            max_k=job.max_k if drafter else 0,
+            max_batch=job.model.max_num_seqs,
+            predict=model.predict,
+            offline_hazards=hazards(measured) if drafter else (),
+            mean_context=measured.mean_context,
+            trainer=self._policy.trains,
+            seed=job.seed,
+        )
+
+
+class Teller:
+    """The controller's sink while serving: events as lines, nothing of what was said."""
+
+    def __init__(self, path: Path | None, out: TextIO = sys.stderr) -> None:
+        self._file = path.open("a", encoding="utf-8") if path is not None else None
+        self._out = out
+        self.answered = 0
+
+    def tick(self, tick: Tick, feed: Feed, began: float) -> None:
+        self.answered += len(tick.met)
+
+    def events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            line = {"time": round(event.time, 3), "kind": event.kind, **json.loads(to_json(event.detail))}
+            if self._file is not None:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            if event.kind not in QUIET:
+                print(
+                    f"specdrift [{event.time:7.1f} s] {_sentence(event.kind, line)}",
+                    file=self._out,
+                    flush=True,
+                )
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _sentence(kind: str, line: dict[str, Any]) -> str:
+    details = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("time", "kind"))
+    return f"{kind}: {details}"
+
+
+def _config(job: ServeJob, link: Link) -> ServerConfig:
+    return ServerConfig(
+        job.model,
+        link.folder,
+        drafter=make(job.policy).uses_drafter,
+        max_k=job.max_k,
+        host=job.host,
+        port=job.port,
+        prefix_caching=job.prefix_caching,
+    )
