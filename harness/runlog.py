@@ -10,7 +10,9 @@ A run directory, whoever made it (the simulator or a live server):
   from; per arm `policy` (its name, default: the arm's), `kind` (`static`, `adaptive` or `oracle`,
   default: by the policy's name), `accelerators` (serving, default 1) and `trainer_accelerators` (held
   beside them for training, default 0; a trainer that shares the server's accelerator costs through
-  the step times instead). `schema_version`, `time_unit` and `provenance` are added on writing.
+  the step times instead), `context` (what its policy was told beforehand: fields of `PolicyContext`).
+  A replay also reads `configuration.scenario` (a dump of it) and `configuration.engine` (fields of
+  `sim.engine.EngineConfig`, as far as the server told them). `schema_version`, `time_unit` and `provenance` are added on writing.
 - `steps.parquet`, `requests.parquet`, `events.parquet`: the columns of `contract.StepRecord`,
   `RequestRecord` and `Event` (detail as JSON), behind `arm` and `seed`. Times are seconds since the
   run began.
