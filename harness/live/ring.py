@@ -52,6 +52,11 @@ class Ring:
         """Records that found no room."""
         return int(self._words[_DROPPED])
 
+    def has_room(self, length: int) -> bool:
+        """Whether a record of `length` bytes fits now, wherever it would lie."""
+        need = _RECORD + -(-length // _ALIGN) * _ALIGN
+        return self.capacity - int(self._words[_HEAD] - self._words[_TAIL]) >= 2 * need
+
     def put(self, kind: int, *parts: bytes | np.ndarray) -> bool:
         """Append one record of the joined parts; False when there was no room (counted)."""
         views = [p if isinstance(p, bytes) else p.tobytes() for p in parts]
@@ -62,6 +67,9 @@ class Ring:
         skip = self.capacity - at if at + need > self.capacity else 0
         if head + skip + need - tail > self.capacity:
             self._words[_DROPPED] += np.uint64(1)
+            if skip and head == tail:  # else a record of over half the ring would find it empty and never fit
+                self._mark(at, _WRAP, 0)
+                self._words[_HEAD] = head + skip
             return False
         if skip:
             self._mark(at, _WRAP, 0)
