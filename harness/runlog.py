@@ -12,7 +12,8 @@ A run directory, whoever made it (the simulator or a live server):
   beside them for training, default 0; a trainer that shares the server's accelerator costs through
   the step times instead), `context` (what its policy was told beforehand: fields of `PolicyContext`).
   A replay also reads `configuration.scenario` (a dump of it) and `configuration.engine` (fields of
-  `sim.engine.EngineConfig`, as far as the server told them). `schema_version`, `time_unit` and `provenance` are added on writing.
+  `sim.engine.EngineConfig`, as far as the server told them).
+  `schema_version`, `time_unit` and `provenance` are added on writing.
 - `steps.parquet`, `requests.parquet`, `events.parquet`: the columns of `contract.StepRecord`,
   `RequestRecord` and `Event` (detail as JSON), behind `arm` and `seed`. Times are seconds since the
   run began.
