@@ -55,8 +55,9 @@ class Assembler:
             elif kind == TRACE_ROWS:
                 self._rows(content)
             elif kind == TRACE_END:
-                part = self._open.pop(int.from_bytes(content, "little"), None)
-                trace = self._trace(part) if part is not None else None
+                number = int.from_bytes(content, "little", signed=True)
+                part = self._open.pop(abs(number), None)
+                trace = self._trace(part) if part is not None and number > 0 else None
                 if trace is not None:
                     yield trace
                 else:
@@ -110,8 +111,8 @@ class Assembler:
         for j in range(valid):
             part.tokens[start + j] = tokens[j]
             part.states[start + j] = states[j]
-        if after:
-            part.tokens[start + valid] = after[-1]
+        if after:  # while a preempted request is computed again, what is sampled short of its end is discarded
+            part.tokens.setdefault(start + valid, after[-1])
         if drafts and start >= 1:
             if accepted < drafts:
                 part.branches.append((len(part.steps), states[1:, -(states.shape[1] // 4) :]))

@@ -8,7 +8,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,7 +70,9 @@ class Controller:
         """Fault injection: the file of the next swap arrives cut off."""
         self._quarantined = 0
         self._alive = True
-        self._dropped = 0
+        self._dropped = {ring: ring.dropped for ring in (link.steps, link.traces)}
+        self._published: Path | None = None
+        """The candidate published last; the trainer goes on reporting it until it has heard of that."""
         self._last_tick = 0.0
         self._swap_lock = asyncio.Lock()
         self._plan = policy.reset(context)
@@ -149,6 +151,10 @@ class Controller:
 
     def _poll(self) -> None:
         self.feed.read(self.link.steps.take())
+        for ring, before in self._dropped.items():
+            if ring.dropped > before:
+                self.note("dropped", records=ring.dropped - before, ring=ring.path.stem)
+                self._dropped[ring] = ring.dropped
         if self.trainer is None:
             return
         report = self.trainer.poll()
@@ -158,10 +164,6 @@ class Controller:
         if report.state.quarantined > self._quarantined:
             self._quarantined = report.state.quarantined
             self.note("quarantine", reason=report.refusal)
-        dropped = self.link.traces.dropped
-        if dropped > self._dropped:
-            self.note("dropped", records=dropped - self._dropped, ring="traces")
-            self._dropped = dropped
 
     def _tick(self) -> None:
         tick = self.feed.take()
@@ -182,8 +184,21 @@ class Controller:
             tick.positions(),
             np.array(tick.met, dtype=bool),
             Serving(service.name, service.version, service.since, self.verifier_version, service.last_swap),
-            self.trainer.report.state if self.trainer is not None else TrainerState(),
+            self._trainer_state(),
         )
+
+    def _trainer_state(self) -> TrainerState:
+        if self.trainer is None:
+            return TrainerState()
+        state = self.trainer.report.state
+        if self._candidate() is None:
+            return replace(state, candidate=None, candidate_samples=0, heldout_candidate={})
+        return state
+
+    def _candidate(self) -> Path | None:
+        """The file of a candidate that was not published yet."""
+        candidate = self.trainer.report.candidate if self.trainer is not None else None
+        return candidate if candidate != self._published else None
 
     # --- the plan into force ---
 
@@ -197,7 +212,7 @@ class Controller:
             self._tell_trainer()
         service = self._service
         if plan.publish and self.trainer is not None and not service.swapping:
-            candidate = self.trainer.report.candidate
+            candidate = self._candidate()
             if candidate is not None:
                 self._publish(candidate)
         version = service.meant_by(plan.drafter)
@@ -221,8 +236,9 @@ class Controller:
     def _publish(self, candidate: Path) -> None:
         assert self.trainer is not None
         self._service.swapping = True
+        self._published = candidate
         self.note("publish", samples=self.trainer.report.state.candidate_samples)
-        self.trainer.tell("published")
+        self.trainer.tell("published", candidate)
         self._spawn(self._bring(Weights(candidate)))
 
     async def _bring(self, weights: Weights) -> None:

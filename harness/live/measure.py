@@ -89,8 +89,8 @@ def hazards(measured: Measured) -> tuple[float, ...]:
     return tuple(found)
 
 
-def latency_of(measured: Sequence[tuple[Measured, bool]], name: str) -> LatencyModel:
+def latency_of(measured: Sequence[tuple[Measured, bool]], name: str, block_size: int) -> LatencyModel:
     """One latency model of the engine, from servers with (True) and without a drafter. Raises as `fit_steps`."""
-    model = fit_steps([m.steps for m, _ in measured], [loaded for _, loaded in measured], name, 16)
+    model = fit_steps([m.steps for m, _ in measured], [loaded for _, loaded in measured], name, block_size)
     model.predict(decode_shape(1, 0, 1.0, model.has_drafter))  # compiles it now, not under the first arm
     return model

@@ -48,6 +48,11 @@ class ModelSpec:
     """Whether the target wants its licence accepted before it can be downloaded."""
 
     @property
+    def block_size(self) -> int:
+        """Tokens of a KV block: vLLM's own choice on a GPU; on a CPU small enough to tell contexts apart."""
+        return 16 if self.device == "gpu" else 32
+
+    @property
     def needs_making(self) -> bool:
         """Whether `made_model` has still to make it; minutes."""
         return self.made and not (Path(self.target).parent / "made.json").is_file()

@@ -28,7 +28,8 @@ from harness.rng import stream
 from harness.runlog import CellWriter, RunWriter
 from workloads.scenario import Scenario
 
-DEFAULT_ARMS = ("none", "static:3", "schedule", "cadence", "bandit")
+DEFAULT_ARMS = ("none", "static:3", "schedule", "cadence:48@3", "bandit")
+"""`cadence` at Aurora's shortest interval: at its usual 400 requests a short run would never see it publish."""
 MAX_K = 5
 UTILISATION = 0.7
 """Offered load where none is given: share of what the server does without speculation at full concurrency."""
@@ -154,7 +155,9 @@ async def _run(
     workload = Workload(job.scenario, job.requests, 1.0, load_tokenizer(Path(job.model.target)))
     say("measuring the engine on known traffic")
     known = await _measure(job, stations, workload)
-    model = latency_of([(m, drafter) for drafter, m in known.items()], f"{job.model.name} here")
+    model = latency_of(
+        [(m, drafter) for drafter, m in known.items()], f"{job.model.name} here", job.model.block_size
+    )
     load = job.load or _load(known, workload)
     workload = replace(workload, load=load)
     _describe(job, writer, known, model, load)
@@ -276,7 +279,7 @@ def _describe(
             "engine": {
                 "max_num_seqs": job.model.max_num_seqs,
                 "max_k": job.max_k,
-                "block_size": 16,
+                "block_size": job.model.block_size,
                 "prefix_caching": job.prefix_caching,
             },
             "versions": _versions(),

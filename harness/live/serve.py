@@ -164,7 +164,7 @@ class _Serving:
             concurrency=[n for n in (1, 4, 16) if n <= job.model.max_num_seqs],
             most=32,
         )
-        model = latency_of([(measured, drafter)], job.model.name)
+        model = latency_of([(measured, drafter)], job.model.name, job.model.block_size)
         return PolicyContext(
             max_k=job.max_k if drafter else 0,
             max_batch=job.model.max_num_seqs,

@@ -27,6 +27,7 @@ CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 """One thread for the engine: two that wait for each other on two busy cores make steps ten times slower."""
 
@@ -59,13 +60,14 @@ class ServerConfig:
         flags = [
             "--host", self.host, "--port", str(self.port), "--served-model-name", m.name,
             "--dtype", m.dtype, "--max-model-len", str(m.max_model_len), "--max-num-seqs", str(m.max_num_seqs),
+            "--block-size", str(m.block_size),
             "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
             "--scheduler-cls", f"harness.live.scheduler.{scheduler}",
             "--worker-cls", "harness.live.worker.LiveWorker",
             "--additional-config", json.dumps({CONFIG_KEY: str(self.link)}),
         ]  # fmt: skip
         if m.device == "cpu":
-            flags += ["--enforce-eager"]
+            flags += ["--enforce-eager", "--distributed-executor-backend", "uni"]
         if m.tensor_parallel > 1:
             flags += ["--tensor-parallel-size", str(m.tensor_parallel)]
         if self.drafter:

@@ -62,10 +62,11 @@ class Prepared:
             _set(parameter, value, self.in_place)
 
     def revert(self) -> None:
-        """Serve what served before."""
-        for change in self.changes:
-            _put_back(change, self.in_place)
-        for (parameter, _), old in zip(self.buffers, self._old_buffers, strict=True):
+        """Serve what served before, also when `apply` broke off half way."""
+        for change in reversed(self.changes):  # a weight that two modules share has been changed twice
+            if change.old is not None:
+                _put_back(change, self.in_place)
+        for (parameter, _), old in zip(self.buffers, self._old_buffers, strict=False):
             _set(parameter, old, self.in_place)
 
     def prove(self) -> tuple[str, float]:
@@ -91,19 +92,24 @@ def prepare(
     """Bring checkpoint tensors into the form that `model` serves with, without touching it.
 
     `rename` turns the name of a module of the model into its name in the checkpoint (without '.weight'). Modules
-    that the checkpoint leaves out keep their weights, if nothing of theirs is there.
+    that the checkpoint leaves out keep their weights, if nothing of theirs is there; one that shares its weight with
+    a module that is there changes with it.
 
-    Raises InputError for a weight that is missing, of another shape or not finite, or left over.
+    Raises InputError for a weight that is missing, of another shape or not finite, or left over, as biases are.
     """
     used: set[str] = set()
+    shared: dict[int, torch.Tensor] = {}
     changes = []
     for name, module in model.named_modules():
         if "weight" not in module._parameters:
             continue
         found = _tensor_of(rename(name), tensors, used)
+        if found is None:
+            found = shared.get(id(module.weight))  # tied to the embedding; packed, it holds a copy of its own
         if found is not None:
+            shared[id(module.weight)] = found
             changes.append(_change(name, module, found))
-    if left := sorted(n for n in tensors if n not in used and n.endswith("weight")):
+    if left := sorted(n for n in tensors if n not in used and n.endswith(("weight", "bias"))):
         raise InputError(f"weight {left[0]!r} has no place in the serving model")
     if not changes:
         raise InputError("the checkpoint holds no weight of the serving model")
@@ -183,8 +189,8 @@ def _put(change: Change, in_place: bool) -> None:
         change.old = module.weight.data.clone()
         module.weight.data.copy_(change.weight)
     elif change.packed is not None:
-        change.old = (module.cpu_linear, module.weight)
-        module.cpu_linear, module.weight = change.packed.cpu_linear, change.packed.weight
+        change.old = (module.cpu_linear, module.weight.data)
+        module.cpu_linear, module.weight.data = change.packed.cpu_linear, change.packed.weight.data
     else:
         change.old = module.weight.data
         module.weight.data = change.weight
@@ -195,7 +201,7 @@ def _put_back(change: Change, in_place: bool) -> None:
     if in_place:
         module.weight.data.copy_(change.old)
     elif change.packed is not None:
-        module.cpu_linear, module.weight = change.old
+        module.cpu_linear, module.weight.data = change.old
     else:
         module.weight.data = change.old
 

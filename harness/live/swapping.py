@@ -10,6 +10,7 @@ Requests and answers are one line of JSON each over a Unix socket in the link's 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import SpecdriftError
+from harness.errors import InputError, SpecdriftError
 from harness.live.link import Link
 from harness.live.swap import Prepared, prepare
 from harness.live.tap import Tap
@@ -67,10 +68,15 @@ class SwapServer:
         torch.set_grad_enabled(False)
         while True:
             connection, _ = self._socket.accept()
-            with connection, connection.makefile("rw", encoding="utf-8") as lines:
-                for line in lines:
-                    lines.write(json.dumps(self._answer(line)) + "\n")
-                    lines.flush()
+            # one that hangs up is not the last to ask
+            with contextlib.suppress(OSError, ValueError), connection:
+                self._converse(connection)
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection.makefile("rw", encoding="utf-8") as lines:
+            for line in lines:
+                lines.write(json.dumps(self._answer(line)) + "\n")
+                lines.flush()
 
     def _answer(self, line: str) -> dict[str, Any]:
         try:
@@ -99,13 +105,16 @@ class SwapServer:
 
     def _swap(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
-        if asked["what"] == "drafter":
+        what, version, kv_invalid = asked["what"], int(asked["version"]), bool(asked.get("kv_invalid"))
+        if what == "drafter":
             prepared = self._drafter_weights(Path(asked["path"]))
-        else:
+        elif what == "verifier":
             prepared = prepare(self._target, folder_weights(Path(asked["path"])))
+        else:
+            raise InputError(f"what is {what!r}; it must be 'drafter' or 'verifier'")
         took = time.monotonic() - began
-        found = self._between_steps(lambda: self._flip(prepared, asked))
-        return {"version": asked["version"], "prepare": took, **found}
+        found = self._between_steps(lambda: self._flip(prepared, what, version, kv_invalid))
+        return {"version": version, "prepare": took, **found}
 
     def _drafter_weights(self, path: Path) -> Prepared:
         if self._drafter is None:
@@ -122,19 +131,19 @@ class SwapServer:
             prepared.buffers.append((table, value))
         return prepared
 
-    def _flip(self, prepared: Prepared, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _flip(self, prepared: Prepared, what: str, version: int, kv_invalid: bool) -> dict[str, Any]:
         """Runs between two steps, in whichever thread found the moment."""
         began = time.monotonic()
-        prepared.apply()
         try:
+            prepared.apply()
             fingerprint, error = prepared.prove()
         except Exception:
             prepared.revert()
             raise
         control = self._link.control
-        if asked["what"] == "verifier":
-            control.set("kv_invalid", float(bool(asked.get("kv_invalid"))))
-        control.set(f"{asked['what']}_version", asked["version"])
+        if what == "verifier":
+            control.set("kv_invalid", float(kv_invalid))
+        control.set(f"{what}_version", version)
         return {"stall": time.monotonic() - began, "fingerprint": fingerprint, "error_of_probe": error}
 
     def _between_steps(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from harness.live.labels import read_labels
 from harness.live.link import Link
 
 TRACE_BEGIN, TRACE_ROWS, TRACE_END = range(1, 4)
-"""Kinds of records in traces.ring."""
+"""Kinds of records in traces.ring. An end is the number of the request, negative when it was given up."""
 
 ROW = np.dtype(
     [
@@ -52,6 +53,8 @@ class Tap:
         self._link = link
         self._wanted: dict[str, Wanted | None] = {}
         self._numbered = 0
+        self._ends: deque[int] = deque()
+        """Ends not told yet: untold, what came of the request before would wait for more in the trainer."""
         self.error = ""
         """The first failure of the tap itself; it stops tapping, the server goes on."""
         inner = runner.propose_draft_token_ids
@@ -90,13 +93,15 @@ class Tap:
         for request_id in request_ids:
             wanted = self._wanted.pop(request_id, None)
             if wanted is not None:
-                self._link.traces.put(TRACE_END, np.int64(wanted.number).tobytes())
+                self._ends.append(wanted.number)
+        self._tell_ends()
 
     # --- one step ---
 
     def _write(
         self, starts: list[int], counts: Any, sampled: Any, hidden: torch.Tensor, aux: Sequence[torch.Tensor]
     ) -> None:
+        self._tell_ends()
         batch = self._runner.input_batch
         rows, chosen = [], []
         sampled_rows = sampled.tolist() if isinstance(sampled, torch.Tensor) else sampled
@@ -119,8 +124,13 @@ class Tap:
         states = [_bits(layer[where.to(layer.device)]) for layer in (*aux, hidden)]
         head = np.array([len(rows), len(where), len(after), hidden.shape[1]], np.int32)
         if not self._link.traces.put(TRACE_ROWS, head, np.array(rows, ROW), tokens, after, *states):
-            for request_id, _, _ in chosen:
+            for (request_id, _, _), (number, *_) in zip(chosen, rows, strict=True):
                 self._wanted[request_id] = None
+                self._ends.append(-number)
+
+    def _tell_ends(self) -> None:
+        while self._ends and self._link.traces.has_room(8):
+            self._link.traces.put(TRACE_END, np.int64(self._ends.popleft()).tobytes())
 
     def _of(self, request_id: str) -> Wanted | None:
         """Decided when a request is first seen."""

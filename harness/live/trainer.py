@@ -94,7 +94,7 @@ class TrainerProcess:
         return False
 
     def tell(self, *command: Any) -> None:
-        """One of: ('plan', TrainPlan), ('serving', path or None), ('published',), ('verifier', version, folder),
+        """One of: ('plan', TrainPlan), ('serving', path or None), ('published', path), ('verifier', version, folder),
         ('begin', run, learner, seed, untrained), ('corrupt',), ('stop',)."""
         with contextlib.suppress(OSError):
             self._pipe.send(command)
@@ -143,7 +143,7 @@ def _main(config: TrainerConfig, pipe: Connection) -> None:
         while pipe.poll():
             try:
                 command = pipe.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the controller is gone
                 return
             if command[0] == "stop":
                 return

@@ -14,6 +14,7 @@ from harness.errors import InputError
 from harness.live.assemble import Assembler
 from harness.live.link import Link
 from harness.live.trainer import IDLE_SECONDS, STATIC_FILE, Report, TrainerConfig
+from harness.service import KEPT_VERSIONS
 from harness.speculator import checkpoint
 from harness.speculator.checkpoint import Snapshot
 from harness.speculator.drafters.eagle3 import Eagle3
@@ -26,7 +27,7 @@ DRAFTER = "eagle3"
 """The one kind of drafter that a live server loads and learns here."""
 
 KEPT_FILES = 16
-"""Candidate files kept; what is published was copied into the server by then."""
+"""Candidate files kept that were not published."""
 
 
 class Training:
@@ -37,6 +38,8 @@ class Training:
         self._traces = Link.open(config.link).traces
         self._ends = Ends.load(config.target)
         self._files: list[Path] = []
+        self._published: list[Path] = []
+        self._serving_path: Path | None = None
         self._written = 0
         self._begin(0, config.learner, config.seed, config.untrained)
 
@@ -48,7 +51,9 @@ class Training:
             self._plan = details[0]
         elif what == "serving":
             self._serving = checkpoint.load(details[0]) if details[0] else self.learner.static
+            self._serving_path = details[0]
         elif what == "published":
+            self._keep(details[0])
             self._forget_candidate()
             self._published_samples = self.learner.samples
         elif what == "verifier":
@@ -73,6 +78,7 @@ class Training:
         self._assembler = Assembler(_eos(self._ends), settings.branches)
         self._plan = TrainPlan()
         self._serving = self.learner.static
+        self._serving_path = None
         checkpoint.save(self._serving, self._config.out / STATIC_FILE)
         self._candidate: Snapshot | None = None
         self._path: Path | None = None
@@ -174,6 +180,16 @@ class Training:
         while len(self._files) > KEPT_FILES:
             self._files.pop(0).unlink(missing_ok=True)
         return path
+
+    def _keep(self, path: Path) -> None:
+        """A published file stays for as long as a rollback can reach it."""
+        if path in self._files:
+            self._files.remove(path)
+            self._published.append(path)
+        for old in self._published[: -KEPT_VERSIONS - 1]:
+            if old != self._serving_path:
+                self._published.remove(old)
+                old.unlink(missing_ok=True)
 
     def _forget_candidate(self) -> None:
         self._candidate = self._path = None
