@@ -42,7 +42,7 @@ def main() -> None:
 def _row(pools: Pools, domain: str, steps: int, store: str) -> str:
     target, pool = pools.target(0), pools.pool(0, domain)
     head = vllm_head.load(pools.model.head, target)
-    settings = LearnerSettings(store=store, reuse=100.0, branches=0, coverage=0.0)
+    settings = LearnerSettings(store=store, batch=8, lr=3e-3, warmup=0, reuse=100.0, branches=0, coverage=0.0)
     learner = Learner(head, target.head, settings, seed=0)
     for i in range(TEXTS):
         learner.buffer.add(replace(pool.trace(i), domain=domain, request_id=i))

@@ -84,7 +84,7 @@ def _curve(
     pools: Pools, weights: dict[str, float], traces: list[Trace], held: list[Trace], seed: int
 ) -> list[float]:
     target = pools.target(0)
-    settings = LearnerSettings(reuse=100.0, replay_share=0.0, recent_share=1.0)
+    settings = LearnerSettings(batch=8, lr=3e-3, warmup=0, reuse=100.0, replay_share=0.0, recent_share=1.0)
     learner = Learner(vllm_head.load(pools.model.head, target), target.head, settings, seed)
     for trace in traces:
         learner.buffer.add(trace)

@@ -111,8 +111,12 @@ class TrainerState:
     """What the trainer itself can measure; held-out figures come from recent traffic it did not train on."""
 
     alive: bool = False
+    busy_seconds: float = 0.0
+    """Seconds it has worked so far; 0 after steps: it does not tell."""
     steps: int = 0
     samples: int = 0
+    shifts: int = 0
+    """Shifts of the traffic that the learner has noticed in its traces."""
     dropped: int = 0
     """Traces lost because the buffer was full."""
     candidate: int | None = None

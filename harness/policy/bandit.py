@@ -8,7 +8,7 @@ One tick, top to bottom in `decide`:
    logged probability and a bounded expected loss, a K whose worth is unknown (`probing.py`);
 4. drafter: publish a candidate when the lower confidence bound of its gain pays for the stall
    (`promotion.py`), return to static or an earlier version when the live one is credibly worse
-   (`drafters.py`), pause the trainer on a plateau (`pacing.py`).
+   (`drafters.py`), train while the expected gain pays for the trainer (`pacing.py`).
 
 Acceptance feedback is nested: K drafts tell about every smaller K, so arms are not independent and
 posterior-mean choice with optimism for *unreached* positions replaces per-arm Thompson or UCB indices.
@@ -30,6 +30,7 @@ from harness.policy.correction import KNOWN
 from harness.policy.drafters import Drafters, Market
 from harness.policy.lengths import lengths, mixed_hazards, mixed_lengths
 from harness.policy.pacing import TrainerPacing
+from harness.policy.payback import Payback
 from harness.policy.probing import Probe, Prober
 from harness.policy.promotion import Clock
 from harness.policy.publishing import Publisher
@@ -81,10 +82,12 @@ class BanditSettings:
     """Seconds for which a change between resident versions is assumed to be worth something at least."""
     swap_limit: float = 60.0
     """Seconds after which an ordered swap that did not arrive is given up."""
-    plateau: float = 0.005
-    """Relative held-out improvement that counts as progress of the trainer."""
+    speed_worth: float = 0.35
+    """What a server faster by 1% is worth, in percent of a server, while no requests queue (then it is 1)."""
+    horizon: float = 60.0
+    """Seconds for which what is learnt is expected to last before any shift was seen."""
     patience: float = 300.0
-    """Seconds without progress before the trainer may be paused."""
+    """Seconds without a figure to judge by before the trainer is paused, and of a pause before another look."""
     mix_change: float = 0.25
     """Total variation of the traffic mix that wakes a paused trainer."""
 
@@ -107,7 +110,8 @@ class Bandit(Policy):
             context.max_k, s.probe_budget, s.probe_most, s.stale_ticks, s.deep_stale_ticks, s.enough
         )
         self._clock = Clock(context.swap_stall)
-        self._pacing = TrainerPacing(s.plateau, s.patience, s.mix_change)
+        payback = Payback(s.horizon, s.speed_worth, s.patience)
+        self._pacing = TrainerPacing(payback, context.trainer_accelerators, s.patience, s.mix_change)
         self._publisher = Publisher(s.publish_confidence, s.swap_limit)
         prior = np.tile(context.hazards, (MAX_GROUPS, 1))
         self._drafters = Drafters(prior, s.memory, s.fastest, TRAINED if context.trainer else STATIC)
@@ -116,6 +120,7 @@ class Bandit(Policy):
         self._probe_for = (-1, -1)
         self._probe_until = 0
         self._verifier: int | None = None
+        self._shifts = 0
         self._ks = np.zeros(len(self._ranges), dtype=np.intp)
         self._in_force = self._ks
         self._written: list[int] = []
@@ -131,12 +136,16 @@ class Bandit(Policy):
             return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
         self._tick += 1
         shifted = self._learn_acceptance(observation)
+        if observation.trainer.shifts > self._shifts:
+            # The learner sees every request's label, also while nothing is drafted.
+            self._shifts, shifted = observation.trainer.shifts, True
+            self._traffic.forget()
         seconds = self._costs.update(observation, self._in_force)
         hazards = self._drafters.belief.hazards()
         self._choose_k(mixed_lengths(hazards, self._traffic.mix), seconds)
         publish = self._choose_drafter(observation, seconds)
         train = self._context.trainer and self._pacing.on(
-            observation, self._traffic.slow_mix, shifted, self._costs.correction.interference
+            observation, self._traffic, shifted, self._costs.correction.interference
         )
         ks, propensity = self._explore(observation, hazards, seconds)
         return self._plan(ks, train, publish, propensity)
@@ -199,9 +208,10 @@ class Bandit(Policy):
         """Settle `self._drafters.name`; True to publish the candidate."""
         s, drafters = self.settings, self._drafters
         self._publisher.follow(observation)
+        review = self._tick % s.review_ticks == 0
         if (
             not self._context.trainer
-            or self._tick % s.review_ticks
+            or not (review or self._publisher.news(observation))
             or drafters.waiting(observation.time, s.swap_limit)
         ):
             return False
@@ -210,7 +220,7 @@ class Bandit(Policy):
             prior = self._publisher.promised(observation, market, drafters, self._traffic)
             drafters.promise(prior, observation.time)
             return True
-        if drafters.reconsider(observation, market, self._clock, s.confidence, s.switch_horizon):
+        if review and drafters.reconsider(observation, market, self._clock, s.confidence, s.switch_horizon):
             self._publisher.contradicted(observation)
         return False
 

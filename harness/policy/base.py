@@ -39,6 +39,9 @@ class PolicyContext:
     """Typical tokens of context of a decoding sequence."""
     trainer: bool = False
     """Whether a trainer learns from this server's traces."""
+    trainer_accelerators: float = 0.0
+    """Accelerators held for training per serving accelerator, this server's part of a shared trainer: the price
+    of a trainer second in server seconds. 0: it works on the server's own."""
     swap_stall: float = 0.5
     """Expected seconds without a step when drafter weights are swapped."""
     slo: Mapping[str, Slo] = field(default_factory=dict)
@@ -66,6 +69,10 @@ class PolicyContext:
             raise InputError(f"mean_context is {self.mean_context}; it must be finite and not negative")
         if not (math.isfinite(self.swap_stall) and self.swap_stall >= 0):
             raise InputError(f"swap_stall is {self.swap_stall}; it must be finite and not negative")
+        if not (math.isfinite(self.trainer_accelerators) and self.trainer_accelerators >= 0):
+            raise InputError(
+                f"trainer_accelerators is {self.trainer_accelerators}; it must be finite and not negative"
+            )
         if self.publish_requests < 1 or self.typical_batch < 1:
             raise InputError(
                 f"publish_requests is {self.publish_requests} and typical_batch {self.typical_batch}; "

@@ -1,10 +1,14 @@
-"""Whether the trainer should run: on while it still improves, off on a plateau or in a peak, on after a shift."""
+"""Whether the trainer should run: on while that pays, off when it does not or in a peak, on after a shift."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from harness.contract import Observation
+from harness.policy.payback import Payback
+from harness.policy.traffic import Traffic
 
 QUEUE = 0.1
 """Waiting requests per running one above which requests count as queueing."""
@@ -14,6 +18,13 @@ QUEUE_RATE = 0.1
 
 LEAST_COST = 0.05
 """Added step time (log factor, upper estimate) below which a trainer is not in the way."""
+
+
+LEAST_PRICE = 0.02
+"""Server seconds that a trainer second costs at least: a trainer for nothing would never stop."""
+
+SAME_SHIFT = 5.0
+"""Seconds within which signs of a shift (mix, acceptance) are of the same one."""
 
 
 def queued(observation: Observation) -> bool:
@@ -34,17 +45,18 @@ class Peaks:
 
     def __init__(self) -> None:
         self._queue = 0.0
-        self._high = False
+        self.high = False
+        """Whether requests have queued for most of the last ticks."""
         self._since = 0.0
 
     def in_the_way(self, observation: Observation, interference: tuple[float, float]) -> bool:
         """`interference`: what the trainer at work adds to the server's step time (log factor), and how
         uncertain that is."""
         self._queue += QUEUE_RATE * (queued(observation) - self._queue)
-        high = self._queue > (0.2 if self._high else 0.5)
-        if high and not self._high:
+        high = self._queue > (0.2 if self.high else 0.5)
+        if high and not self.high:
             self._since = observation.time
-        self._high = high
+        self.high = high
         cost, uncertainty = interference
         if not high or cost + uncertainty <= LEAST_COST:
             return False
@@ -54,61 +66,61 @@ class Peaks:
 
 
 class TrainerPacing:
-    """Pauses when held-out acceptance has stopped improving.
+    """Trains while that pays (`payback.py`), and not in a peak that the trainer makes worse.
 
-    A plateau: no improvement of `least` for `patience` seconds *and* for as many samples as it took to get
-    there, a scale-free rule that suits slow and fast learners. Resumes on a detected shift, on a verifier
-    update, and when the mix has moved by `mix_change` in total variation. While requests queue, a trainer
-    that takes from the server's step time stands aside.
+    Resumes on a shift, a verifier update, when the mix has moved by `mix_change` in total variation since the
+    pause, and after `patience` seconds for another look, for a pause may rest on noise.
     """
 
-    def __init__(self, least: float, patience: float, mix_change: float) -> None:
-        self._least, self._patience, self._mix_change = least, patience, mix_change
-        self._best = 0.0
-        self._best_time = 0.0
-        self._best_samples = 0
-        self._first_samples = 0
-        self._level: float | None = None
-        self._paused_mix: np.ndarray | None = None
+    def __init__(self, payback: Payback, price: float, patience: float, mix_change: float) -> None:
+        self._payback = payback
+        self._price, self._patience, self._mix_change = price, patience, mix_change
+        self._paused: tuple[float, np.ndarray] | None = None
+        self._last_shift = -math.inf
         self._peaks = Peaks()
+        self._worked = 0.0
+        self._time = 0.0
 
     def on(
-        self, observation: Observation, mix: np.ndarray, shifted: bool, interference: tuple[float, float]
+        self,
+        observation: Observation,
+        traffic: Traffic,
+        shifted: bool,
+        interference: tuple[float, float],
     ) -> bool:
         """Whether to train until the next tick.
 
-        `shifted`: acceptance or verifier changed in this one; `interference`: see `Peaks`."""
+        `shifted`: acceptance, mix or verifier changed in this one; `interference`: see `Peaks`."""
         aside = self._peaks.in_the_way(observation, interference)
-        moved = self._paused_mix is not None and 0.5 * np.abs(mix - self._paused_mix).sum() > self._mix_change
-        if shifted or moved:
-            self._restart(observation)
-        if self._paused_mix is not None:
-            return False
-        self._follow(observation)
-        samples = observation.trainer.samples
-        took = self._best_samples - self._first_samples
-        waited = observation.time - self._best_time
-        if waited > self._patience and samples - self._best_samples > max(took, 1):
-            self._paused_mix = mix.copy()
+        busy = self._busy(observation, not aside)
+        if self._shift(observation.time, traffic.slow_mix, shifted):
+            self._payback.shift(observation.time, busy)
+            self._paused = None
+        elif self._paused is not None and observation.time - self._paused[0] > self._patience:
+            self._payback.restart(observation.time, busy)
+            self._paused = None
+        price = max(LEAST_PRICE, self._price + math.expm1(max(0.0, interference[0])))
+        if self._paused is not None:
+            if not self._payback.resumes(observation.time, price):
+                return False
+            self._paused = None
+        mix = traffic.domain_mix()
+        if not self._payback.pays(observation, busy, mix, price, self._peaks.high):
+            self._paused = (observation.time, traffic.slow_mix.copy())
             return False
         return not aside
 
-    def _restart(self, observation: Observation) -> None:
-        self._paused_mix = None
-        self._best = 0.0
-        self._level = None
-        self._best_time = observation.time
-        self._best_samples = self._first_samples = observation.trainer.samples
+    def _shift(self, time: float, mix: np.ndarray, shifted: bool) -> bool:
+        """Whether this is a shift; several signs of the same one count once."""
+        moved = self._paused is not None and 0.5 * np.abs(mix - self._paused[1]).sum() > self._mix_change
+        if not (shifted or moved) or time - self._last_shift < SAME_SHIFT:
+            return False
+        self._last_shift = time
+        return True
 
-    def _follow(self, observation: Observation) -> None:
-        trainer = observation.trainer
-        figures = trainer.heldout_candidate if trainer.candidate is not None else trainer.heldout_serving
-        values = [v for v in figures.values() if np.isfinite(v)]
-        if not values:
-            return
-        value = sum(values) / len(values)
-        self._level = value if self._level is None else self._level + 0.2 * (value - self._level)
-        if self._level > self._best * (1.0 + self._least):
-            self._best = self._level
-            self._best_time = observation.time
-            self._best_samples = trainer.samples
+    def _busy(self, observation: Observation, on: bool) -> float:
+        """Seconds of training so far; the time it was told to train where it does not tell them."""
+        if self._paused is None and on:
+            self._worked += max(0.0, observation.time - self._time)
+        self._time = observation.time
+        return observation.trainer.busy_seconds or self._worked

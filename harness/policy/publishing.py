@@ -30,6 +30,11 @@ class Publisher:
         self._failures = 0
         self._not_before = 0.0
         self._sent: int | None = None
+        self._looked: int | None = None
+
+    def news(self, observation: Observation) -> bool:
+        """Whether there is a candidate that was not looked at yet."""
+        return observation.trainer.candidate not in (None, self._looked)
 
     def failed(self, observation: Observation, drafters: Drafters) -> None:
         """An ordered swap failed: what serves goes on, the candidate gets another chance later."""
@@ -55,7 +60,7 @@ class Publisher:
         self, observation: Observation, market: Market, clock: Clock, drafters: Drafters
     ) -> bool:
         """Whether the lower confidence bound of the candidate's gain in tokens per second pays the stall."""
-        candidate = observation.trainer.candidate
+        candidate = self._looked = observation.trainer.candidate
         if candidate is None or observation.time < self._not_before or candidate == self._sent:
             return False
         hazards = mixed_hazards(drafters.belief.hazards(), market.mix)

@@ -31,7 +31,7 @@ class Traffic:
         self._rows: dict[tuple[str, str], int] = {}
         self._groups: list[str] = []
         self._domains: list[str] = []
-        self._begun = False
+        self._ticks = 0
         self._zeros = (0,) * max_k
 
     def read(self, positions: Mapping[tuple[str, str], PositionCounts]) -> int:
@@ -60,9 +60,15 @@ class Traffic:
         """(row, domain) of each group met so far."""
         return tuple(enumerate(self._domains))
 
+    def forget(self) -> None:
+        """The mix has changed: begin it anew with the next tick in which anything was drafted."""
+        self._ticks = 0
+
     def domain_mix(self) -> dict[str, float]:
-        """The slow mix by domain; empty before any label was seen."""
+        """The slow mix by domain; empty while no label was seen."""
         mix: dict[str, float] = {}
+        if not self._ticks:
+            return mix
         for row, domain in enumerate(self._domains):
             mix[domain] = mix.get(domain, 0.0) + float(self.slow_mix[row])
         return mix
@@ -86,8 +92,8 @@ class Traffic:
         return len(self._groups) - 1
 
     def _mix_in(self, share: np.ndarray) -> None:
-        if not self._begun:
-            self.mix[:] = self.slow_mix[:] = share
-            self._begun = True
+        if not self._ticks:
+            self.mix[:] = share
         self.mix += self._fast * (share - self.mix)
-        self.slow_mix += self._slow * (share - self.slow_mix)
+        self._ticks += 1
+        self.slow_mix += max(self._slow, 1.0 / self._ticks) * (share - self.slow_mix)

@@ -125,7 +125,11 @@ class Trainer(ABC):
                 break
             self.busy_seconds += seconds
             self._learn(batch)
-            self._update(steps=self.state.steps + 1, samples=self.state.samples + config.samples_per_step)
+            self._update(
+                busy_seconds=self.busy_seconds,
+                steps=self.state.steps + 1,
+                samples=self.state.samples + config.samples_per_step,
+            )
             if self.state.steps % config.checkpoint_steps == 0:
                 self._checkpoint()
         self._on_busy(False)

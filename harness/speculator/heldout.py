@@ -14,6 +14,9 @@ from harness.speculator.traces import Trace
 Group = tuple[str, str]
 """Domain and tenant."""
 
+FEW, FEW_FACTOR = 6, 2.5
+"""Below that many held texts a group is drawn with so many times the share."""
+
 
 class HeldOut:
     """The newest traces of each (domain, tenant), at most `per_group` of one and `capacity` in all."""
@@ -41,22 +44,26 @@ class HeldOut:
     def takes(self, trace: Trace) -> bool:
         """Whether this finished trace is to be held out. Ask once per trace: each call draws anew.
 
-        A draw, whatever the trace: a choice by what is in it would make the slice unlike the traffic.
+        A draw, whatever the trace: a choice by what is in it would make the slice unlike the traffic. Only a
+        group of which next to nothing is held yet is drawn more often: no candidate can be judged for it.
         """
-        return float(self._rng.random()) < self.share
+        held = self._groups.get((trace.domain, trace.tenant), ())
+        few = len(held) < FEW and trace.verifier_version >= self._verifier
+        return float(self._rng.random()) < (min(1.0, FEW_FACTOR * self.share) if few else self.share)
 
-    def add(self, trace: Trace) -> None:
-        """Hold `trace`; the oldest of its group, or of the largest group, makes room."""
+    def add(self, trace: Trace) -> list[Trace]:
+        """Hold `trace`; the oldest of its group, or of the largest group, makes room and is returned: it judges
+        nothing any more, so it may be trained on."""
         self.set_verifier(trace.verifier_version)
         if trace.verifier_version < self._verifier:
-            return
+            return []
         self._added += 1
         group = self._groups.setdefault((trace.domain, trace.tenant), deque())
         group.append((self._added, owned(trace)))
-        if len(group) > self.per_group:
-            group.popleft()
+        gone = [group.popleft()[1]] if len(group) > self.per_group else []
         if len(self) > self.capacity:
-            self._evict()
+            gone.append(self._evict())
+        return gone
 
     def set_verifier(self, version: int) -> None:
         """The target changed: what an older one said is void and goes at once. Versions only grow."""
@@ -81,9 +88,10 @@ class HeldOut:
         newest = heapq.nlargest(n, every, key=lambda held: held[0])
         return [trace for _, trace in reversed(newest)]
 
-    def _evict(self) -> None:
-        """Drop the oldest of the largest group; of groups equally large, that whose oldest is oldest."""
+    def _evict(self) -> Trace:
+        """Take out the oldest of the largest group; of groups equally large, that whose oldest is oldest."""
         name = max(self._groups, key=lambda g: (len(self._groups[g]), -self._groups[g][0][0]))
-        self._groups[name].popleft()
+        _, trace = self._groups[name].popleft()
         if not self._groups[name]:
             del self._groups[name]
+        return trace

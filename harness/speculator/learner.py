@@ -60,7 +60,15 @@ class StepReport:
 class Learner:
     """Trains `drafter` in place against the target's frozen `head` (float32[V, H])."""
 
-    def __init__(self, drafter: Drafter, head: torch.Tensor, settings: LearnerSettings, seed: int) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        head: torch.Tensor,
+        settings: LearnerSettings,
+        seed: int,
+        fresh: bool = False,
+    ) -> None:
+        """`fresh`: the drafter begins from nothing, so every trace is news: hurry from the start."""
         self.drafter = drafter
         self.settings = settings
         self._head = head
@@ -92,6 +100,9 @@ class Learner:
         self.static = snapshot(drafter)
         """The weights of the start: the floor."""
         self._good = self.static
+        self._warmup = 0 if fresh else settings.warmup
+        if fresh:
+            self._hurry()
 
     # --- traces in ---
 
@@ -105,7 +116,8 @@ class Learner:
         if len(trace.at) and self._drift.update(_hit_rate(trace), trace.domain):
             self.shift()
         if self.settings.gate and self.heldout.takes(trace):
-            self.heldout.add(trace)
+            for old in self.heldout.add(trace):
+                self.buffer.add(old)
         else:
             self.buffer.add(trace)
 
@@ -125,9 +137,9 @@ class Learner:
         self._hurry()
 
     def _hurry(self) -> None:
-        """Learn fast for a while."""
+        """Learn fast for a while. What a paused trainer left undone before is not made up for."""
         self._restart = self.settings.restart_steps
-        self._allowed = max(0, self.samples - self._quota()) + self.settings.burst * self.settings.batch
+        self._allowed = self.samples - self._quota() + self.settings.burst
 
     def _quota(self) -> int:
         return int(self.settings.reuse * self.buffer.seen)
@@ -187,7 +199,7 @@ class Learner:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, s.clip))
         boost = 1.0 + (s.warm_restart - 1.0) * self._restart / max(1, s.restart_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = s.lr * boost
+            group["lr"] = s.lr * boost * min(1.0, (self.steps + 1) / max(1, self._warmup))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._restart = max(0, self._restart - 1)

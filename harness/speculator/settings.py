@@ -27,21 +27,24 @@ class LearnerSettings:
     """Draft steps that training unrolls."""
     decay: float = 0.8
     """Weight of a row is decay ** depth (Aurora: 0.8)."""
-    lr: float = 3e-3
+    lr: float = 2e-3
     """Of AdamW, for tiny heads; Aurora trains 8B-sized ones at 1e-5 to 1e-4."""
+    warmup: int = 20
+    """First optimiser steps, over which the learning rate rises: AdamW's first ones, of full length whatever the
+    gradient, would spoil a head that knows something."""
     clip: float = 1.0
     """Largest norm of a gradient."""
     warm_restart: float = 1.0
     """Factor on the learning rate right after a detected shift; it decays back over `restart_steps`."""
     restart_steps: int = 40
-    batch: int = 8
-    """Traces per optimiser step."""
+    batch: int = 2
+    """Traces per optimiser step: of equal traces, more and smaller steps teach a small head more."""
     once: bool = False
     """Use each trace exactly once, in order of arrival (Aurora's released behaviour)."""
     reuse: float = 1.0
     """Times that a trace is trained on, on average, when `once` is off."""
-    burst: int = 40
-    """Extra optimiser steps allowed after a detected shift or a new verifier: old traces teach little there."""
+    burst: int = 240
+    """Extra traces allowed after a detected shift or a new verifier: old traces teach little there."""
     buffer_bytes: int = 32 * 2**20
     recent_share: float = 0.5
     """Share of the buffer for the most recent traces; the rest are reservoirs by domain."""
@@ -66,7 +69,7 @@ class LearnerSettings:
     """Share of its accepted tokens that a candidate may lose on any domain or tenant, beyond noise."""
     coverage: float = 0.97
     """Choose the draft vocabulary anew when it covers less than this share of recent output tokens; 0 never."""
-    checkpoint_steps: int = 10
+    checkpoint_steps: int = 20
     """Optimiser steps between candidates."""
     eval_k: int = 4
     """Draft positions of held-out figures."""
@@ -103,6 +106,7 @@ def _check(s: LearnerSettings, what: str) -> None:
         ("lr", s.lr > 0, "above 0"),
         ("batch", s.batch >= 1, "at least 1"),
         ("reuse", s.reuse > 0, "above 0"),
+        ("burst", s.burst >= 0, "0 or more"),
         ("buffer_bytes", s.buffer_bytes > 0, "above 0"),
         ("recent_share", 0.0 < s.recent_share <= 1.0, "within 0..1, 0 excluded"),
         ("replay_share", 0.0 <= s.replay_share <= 1.0, "within 0..1"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from policy_world import HAZARDS, Log, World, context, predict, shifted
 
-from harness.contract import STATIC, Observation, PositionCounts
+from harness.contract import STATIC, Observation, PositionCounts, TrainerState
 from harness.latency.shape import StepShape
 from harness.policy import make
 from harness.policy.bandit import Bandit, BanditSettings
@@ -168,15 +168,35 @@ def test_a_failed_swap_is_retried_later_and_less_often() -> None:
     assert log.swaps <= 4
 
 
-def test_pauses_the_trainer_on_a_plateau_and_wakes_it_on_a_shift() -> None:
-    settings = BanditSettings(patience=20.0)
-    world = World(hazards=lambda time, domain, version: shifted(HAZARDS, -1.5 if time > 150 else 0.0))
-    log = world.run(Bandit(settings), context(trainer=True), 170.0)
+def test_pauses_a_trainer_that_shows_nothing_and_wakes_it_on_a_shift() -> None:
+    settings = BanditSettings(patience=50.0)
+    world = World(hazards=lambda time, domain, version: shifted(HAZARDS, -1.5 if time > 75 else 0.0))
+    log = world.run(Bandit(settings), context(trainer=True), 95.0)
     on = np.array([plan.train.on for plan in log.plans])
     time = np.array(log.time)
-    assert on[time < 15].all()
-    assert not on[(time > 100) & (time < 150)].any()
-    assert on[(time > 152) & (time < 165)].any()
+    assert on[time < 45].all()
+    assert not on[(time > 55) & (time < 75)].any()
+    assert on[time > 85].all()
+
+
+def test_traffic_that_the_learner_saw_shift_is_judged_by_its_new_mix_and_trained_on() -> None:
+    """While nothing is drafted no mix is seen; the learner sees every trace."""
+    bandit = Bandit(BanditSettings(patience=10.0))
+    bandit.reset(context(trainer=True))
+    old = {("old", "t"): PositionCounts((320, 200), (200, 90))}
+    for i in range(20):
+        plan = bandit.decide(
+            Observation(time=float(i), running=8, positions=old, trainer=TrainerState(alive=True))
+        )
+    assert not plan.train.on
+    assert bandit._traffic.domain_mix() == {"old": pytest.approx(1.0)}
+    shifted_now = TrainerState(alive=True, shifts=1)
+    plan = bandit.decide(Observation(time=20.0, running=8, trainer=shifted_now))
+    assert plan.train.on
+    assert bandit._traffic.domain_mix() == {}
+    new = {("new", "t"): PositionCounts((64,), (8,))}
+    bandit.decide(Observation(time=21.0, running=8, positions=new, trainer=shifted_now))
+    assert bandit._traffic.domain_mix()["new"] == pytest.approx(1.0)
 
 
 def test_propensities_are_those_of_the_choices_made() -> None:

@@ -13,6 +13,8 @@ from harness.policy.costs import StepCosts, best_k
 from harness.policy.lengths import lengths
 from harness.policy.mixed import MixedSteps
 from harness.policy.pacing import Peaks, TrainerPacing
+from harness.policy.payback import Payback
+from harness.policy.traffic import Traffic
 
 BATCH, CONTEXT, CHUNK = 96, 800.0, 900
 
@@ -93,10 +95,11 @@ def crowd(time: float, waiting: int) -> Observation:
 
 def test_a_trainer_that_costs_stands_aside_in_a_peak() -> None:
     def pauses(interference: tuple[float, float]) -> list[bool]:
-        pacing = TrainerPacing(least=0.005, patience=300.0, mix_change=0.25)
-        mix = np.array([1.0])
+        payback = Payback(horizon=60.0, worth=1.0, patience=300.0)
+        pacing = TrainerPacing(payback, price=0.0, patience=300.0, mix_change=0.25)
+        traffic = Traffic(1, 0.5, 0.05)
         waits = [0] * 20 + [60] * 40 + [0] * 40
-        return [pacing.on(crowd(float(t), w), mix, False, interference) for t, w in enumerate(waits)]
+        return [pacing.on(crowd(float(t), w), traffic, False, interference) for t, w in enumerate(waits)]
 
     beside = pauses((0.25, 0.02))
     assert all(beside[:20])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="the kernels or rl extra is not installed")
 
 from harness.errors import InputError  # noqa: E402
-from harness.speculator.heldout import HeldOut  # noqa: E402
+from harness.speculator.heldout import FEW, FEW_FACTOR, HeldOut  # noqa: E402
 from harness.speculator.traces import Trace  # noqa: E402
 
 torch.set_num_threads(1)
@@ -46,10 +46,35 @@ def ids(traces: list[Trace]) -> list[int]:
 
 def test_the_share_is_taken_and_the_same_again_for_the_same_generator() -> None:
     a, b, other = heldout(seed=1), heldout(seed=1), heldout(seed=2)
+    for h in (a, b, other):
+        for i in range(FEW):
+            h.add(make(i))
     taken = [a.takes(make(i)) for i in range(2000)]
     assert 160 < sum(taken) < 240
     assert taken == [b.takes(make(i)) for i in range(2000)]
     assert taken != [other.takes(make(i)) for i in range(2000)]
+
+
+def test_a_group_of_which_little_is_held_is_drawn_more_often() -> None:
+    h = heldout(seed=4)
+    for i in range(FEW):
+        h.add(make(i, "known"))
+    new = sum(h.takes(make(i, "new")) for i in range(2000))
+    known = sum(h.takes(make(i, "known")) for i in range(2000))
+    assert new == pytest.approx(2000 * 0.1 * FEW_FACTOR, rel=0.15)
+    assert known == pytest.approx(200, rel=0.2)
+    h.set_verifier(1)
+    late = sum(h.takes(make(i, "known", verifier=0)) for i in range(2000))
+    assert late == pytest.approx(200, rel=0.2), "the target of a trace that finished late is gone"
+
+
+def test_what_makes_room_is_handed_out() -> None:
+    h = heldout(capacity=3, per_group=2)
+    given = [ids(h.add(make(i, domain))) for i, domain in enumerate("aaabb")]
+    assert given == [[], [], [0], [], [1]]
+    assert h.add(make(9, "a", verifier=2)) == []
+    assert h.add(make(10, "a", verifier=1)) == []
+    assert ids(h.recent(9)) == [9]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])

@@ -89,6 +89,65 @@ def test_traces_are_reused_only_as_often_as_told():
     assert steps == found.buffer.seen // SETTINGS.batch
 
 
+def test_what_the_held_out_slice_lets_go_is_trained_on():
+    settings = replace(SETTINGS, heldout_share=0.5, heldout_per_group=2)
+    found = fed(settings, n=30)
+    assert len(found.heldout) == 2
+    assert found.buffer.seen == 28
+
+
+@pytest.mark.parametrize("quota_left", [0, 24])
+def test_a_shift_allows_its_burst_and_no_arrears(quota_left):
+    """What a paused trainer did not do before a shift is not made up for."""
+    settings = replace(SETTINGS, reuse=1.0, burst=12, batch=4)
+    found = fed(settings, n=40)
+    while found.ready() and found._quota() - found.samples > quota_left:
+        found.step()
+    found.shift()
+    before = found.samples
+    while found.ready():
+        found.step()
+    assert found.samples - before == 12
+
+
+def test_a_drafter_that_begins_from_nothing_hurries_at_once():
+    settings = replace(SETTINGS, reuse=1.0, burst=12, batch=4)
+    learners = [
+        Learner(micro.head(), micro.pools().target(0).head, settings, 0, fresh) for fresh in (False, True)
+    ]
+    steps = []
+    for found in learners:
+        for trace in micro.traces("sql", 20):
+            found.add(trace)
+        while found.ready():
+            found.step()
+        steps.append(found.steps)
+    assert steps[1] == steps[0] + 3
+
+
+def test_the_first_steps_are_small_where_the_head_knows_something():
+    rates = []
+    for fresh in (False, True):
+        found = Learner(
+            micro.head(), micro.pools().target(0).head, replace(SETTINGS, warmup=4), 0, fresh=fresh
+        )
+        for trace in micro.traces("sql", 20):
+            found.buffer.add(trace)
+        seen = []
+        for _ in range(6):
+            found.step()
+            seen.append(found.optimiser.param_groups[0]["lr"] / SETTINGS.lr)
+        rates.append(seen)
+    assert rates == [pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]), pytest.approx([1.0] * 6)]
+
+
+def test_the_named_baselines_do_not_follow_the_defaults():
+    """The figures of docs/learning.md and of Aurora were made with these."""
+    for name in ("aurora", "forward-kl", "forward-kl-discard"):
+        found = learner(name)
+        assert (found.batch, found.lr, found.warmup, found.checkpoint_steps) == (8, 3e-3, 0, 10)
+
+
 def test_the_released_behaviour_uses_each_trace_once_and_vets_nothing():
     found = fed(replace(learner("aurora"), depth=3))
     while found.ready():

@@ -21,6 +21,7 @@ from harness.sim.model.trainer import ModelTrainer
 from harness.sim.trainer import Trainer, TrainerConfig
 from harness.speculator.checkpoint import Snapshot, snapshot
 from harness.speculator.drafters.base import Drafter
+from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.drafters.registry import make_drafter
 from harness.speculator.learner import Learner
 from harness.speculator.settings import LearnerSettings
@@ -44,6 +45,8 @@ class ModelParts:
     drafter: Drafter
     tables: Tables
     start: Snapshot
+    fresh: bool
+    """Whether the drafter begins from nothing."""
 
 
 def load_parts(
@@ -65,7 +68,8 @@ def load_parts(
     embeddings = [pools.target(v).embedding for v in range(2 if updates else 1)]
     shadow = first_drafter(kind, model, pools, start, seed)
     tables = Tables(shadow, texts, embeddings, max_k)
-    return ModelParts(pools, texts, drafter, tables, snapshot(drafter))
+    fresh = drafter.kind != Eagle3.kind or start != "pretrained"
+    return ModelParts(pools, texts, drafter, tables, snapshot(drafter), fresh)
 
 
 def _tell_stage(stage: str, done: int, total: int) -> None:
@@ -135,7 +139,7 @@ class ModelSource:
         if self._config is None:
             return None
         parts, s = self._parts, self._settings
-        self.learner = Learner(parts.drafter, parts.pools.target(0).head, s, self._seed)
+        self.learner = Learner(parts.drafter, parts.pools.target(0).head, s, self._seed, parts.fresh)
         config = replace(
             self._config,
             samples_per_step=s.batch,

@@ -43,7 +43,7 @@ class ModelTrainer(Trainer):
             steps = self._engine.verified(int(row["request_id"]))
             if self._plan.on or self.learner.steps:
                 self.learner.add(self._trace(row, steps))
-        self._update(dropped=self.learner.buffer.dropped)
+        self._update(dropped=self.learner.buffer.dropped, shifts=self.learner.shifts)
         self._nudge()
 
     def _trace(self, row: Any, steps: list[Any]) -> Any:
