@@ -131,6 +131,48 @@ def live(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="tiny, small, a name of models.toml, a folder.")] = "tiny",
+    policy: Annotated[
+        str, typer.Option(help="Who decides how much to draft, and when to publish.")
+    ] = "bandit",
+    host: Annotated[
+        str, typer.Option(help="Interface to answer on; default: this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to answer on.")] = 8000,
+    max_k: Annotated[int, typer.Option(min=1, help="Largest number of draft tokens.")] = 5,
+    prefix_caching: Annotated[bool, typer.Option(help="Reuse the KV of shared prompts.")] = True,
+    events: Annotated[
+        Path | None, typer.Option(help="Append every event to this file, a line of JSON each.")
+    ] = None,
+    print_flags: Annotated[
+        bool, typer.Option("--print-flags", help="Print how to start the server by hand, and start nothing.")
+    ] = False,
+    attach: Annotated[
+        Path | None,
+        typer.Option(help="Link folder of a server that was started by hand (see --print-flags)."),
+    ] = None,
+) -> None:
+    """Serve a model with vLLM; its drafter learns from the traffic. Until interrupted."""
+    from harness.errors import MissingPart, require_learning
+
+    require_learning()
+    from harness.live.models import missing_parts, model_spec
+    from harness.live.serve import ServeJob, command_line
+    from harness.live.serve import serve as run
+
+    job = ServeJob(model_spec(model, cache_only=True), policy, host, port, max_k, prefix_caching, events)
+    if print_flags:
+        link, words = command_line(job)
+        print(words)
+        print(f"then: specdrift serve --model {model} --port {port} --attach {link.folder}", file=sys.stderr)
+        return
+    if missing := missing_parts(job.model):
+        raise MissingPart(f"{model} cannot be served here: " + "; ".join(missing))
+    run(job, attach)
+
+
+@app.command()
 def validate(
     measured: Annotated[Path | None, typer.Option(help="Measured serving run (path prefix).")] = None,
     latency: Annotated[str | None, typer.Option(help="Latency model: name or folder of tables.")] = None,

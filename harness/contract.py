@@ -189,10 +189,13 @@ class TrainPlan:
     """Sampling weight of each domain; empty means as they arrive."""
     budget: float = 1.0
     """Share of the trainer's time it may use, 0..1."""
+    sample: float = 1.0
+    """Share of requests whose traces the server gives to the trainer, 0..1."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.budget <= 1.0:
-            raise ValueError(f"train.budget is {self.budget}; it must lie in 0..1")
+        for name in ("budget", "sample"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must lie in 0..1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
             "drafter": p.drafter,
             "train": p.train.on,
             "budget": p.train.budget,
+            "sample": p.train.sample,
             "publish": p.publish,
             "propensity": p.propensity,
         },

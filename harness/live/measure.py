@@ -37,6 +37,8 @@ class Measured:
     tokens_per_second: float
     """At the largest concurrency without drafts."""
     mean_context: float
+    kv_blocks: int
+    """In all."""
 
 
 async def measure(
@@ -77,7 +79,12 @@ async def measure(
                 offered[: len(counts.offered)] += np.array(counts.offered, np.int64)
                 accepted[: len(counts.accepted)] += np.array(counts.accepted, np.int64)
     return Measured(
-        pd.concat(frames, ignore_index=True), offered, accepted, tokens_per_second, float(np.mean(contexts))
+        pd.concat(frames, ignore_index=True),
+        offered,
+        accepted,
+        tokens_per_second,
+        float(np.mean(contexts)),
+        int(rows["kv_total"][0]),
     )
 
 

@@ -19,9 +19,10 @@ from harness.errors import InputError, MissingPart
 from harness.latency.model import LatencyModel
 from harness.live.cell import Station, run_cell
 from harness.live.link import Link
+from harness.live.lossless import Texts
 from harness.live.measure import Measured, hazards, latency_of, measure
 from harness.live.models import ModelSpec, missing_parts, model_spec
-from harness.live.server import Server, ServerConfig
+from harness.live.server import MAX_BATCHED_TOKENS, Server, ServerConfig
 from harness.live.workload import OUTPUT_TOKENS, Workload
 from harness.policy import Policy, PolicyContext, make
 from harness.rng import stream
@@ -164,17 +165,19 @@ async def _run(
     say(f"offered load: {workload.rate() * load:.2f} requests/s")
     asks = {seed: workload.asks(seed) for seed in job.seeds}
     total, done = len(job.seeds) * len(job.policies), 0
+    texts = Texts()
     for turn, seed in enumerate(job.seeds):
         for arm in job.policies if turn % 2 == 0 else reversed(job.policies):
             policy = make(arm)
             context = _context(job, policy, known, model, seed)
             writer.info["arms"][arm]["context"] = _plain(context)
+            station = stations[policy.uses_drafter]
             with CellWriter(writer.parts, arm, seed) as cell:
-                await run_cell(
-                    stations[policy.uses_drafter], policy, context, job.scenario, asks[seed], seed, cell
-                )
+                answers = await run_cell(station, policy, context, job.scenario, asks[seed], seed, cell)
+            texts.add(arm, seed, answers)
             done += 1
             on_cell(done, total)
+    writer.info["texts"] = texts.compared(job.policies)
 
 
 async def _measure(
@@ -279,7 +282,10 @@ def _describe(
             "engine": {
                 "max_num_seqs": job.model.max_num_seqs,
                 "max_k": job.max_k,
+                "max_num_batched_tokens": MAX_BATCHED_TOKENS,
                 "block_size": job.model.block_size,
+                "kv_tokens": first.kv_blocks * job.model.block_size,
+                "async_scheduling": job.model.device != "cpu",
                 "prefix_caching": job.prefix_caching,
             },
             "versions": _versions(),

@@ -23,6 +23,9 @@ from harness.live.models import ModelSpec
 
 START_SECONDS = 600.0
 STOP_SECONDS = 20.0
+MAX_BATCHED_TOKENS = 2048
+"""Tokens of one engine step: prompts are cut to fit. The simulator's default too."""
+
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -60,7 +63,7 @@ class ServerConfig:
         flags = [
             "--host", self.host, "--port", str(self.port), "--served-model-name", m.name,
             "--dtype", m.dtype, "--max-model-len", str(m.max_model_len), "--max-num-seqs", str(m.max_num_seqs),
-            "--block-size", str(m.block_size),
+            "--block-size", str(m.block_size), "--max-num-batched-tokens", str(MAX_BATCHED_TOKENS),
             "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
             "--scheduler-cls", f"harness.live.scheduler.{scheduler}",
             "--worker-cls", "harness.live.worker.LiveWorker",
@@ -93,9 +96,13 @@ class ServerConfig:
     def command_line(self) -> str:
         """What a user types to start the same server by hand."""
         words = [f"{k}={shlex.quote(v)}" for k, v in self.environment().items()]
-        return " ".join(
-            [*words, "vllm serve", shlex.quote(self.model.target), *map(shlex.quote, self.flags())]
-        )
+        return " ".join([*words, "python3", *map(shlex.quote, self.arguments(self.port))])
+
+    def arguments(self, port: int) -> list[str]:
+        """Of the Python interpreter: vLLM's server by its module, since CPU builds come without a working `vllm`."""
+        flags = self.flags()
+        flags[flags.index("--port") + 1] = str(port)
+        return ["-m", "vllm.entrypoints.openai.api_server", "--model", self.model.target, *flags]
 
 
 @dataclass
@@ -113,11 +120,7 @@ class Server:
     def start(cls, config: ServerConfig, link: Link, log: Path) -> Server:
         """Begin to start it; its output goes to `log`."""
         port = config.port or free_port()
-        flags = config.flags()
-        flags[flags.index("--port") + 1] = str(port)
-        command = [
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", config.model.target, *flags,
-        ]  # fmt: skip
+        command = [sys.executable, *config.arguments(port)]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = subprocess.Popen(

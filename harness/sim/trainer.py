@@ -7,6 +7,7 @@ hand-over of candidates.
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -87,6 +88,13 @@ class Trainer(ABC):
         """Train by this plan from the next step on."""
         self._plan = plan
         self._nudge()
+
+    def sampled(self, done: np.ndarray) -> np.ndarray:
+        """Those of the finished requests whose traces the plan wants; the same ones in every arm."""
+        if self._plan.sample >= 1.0:
+            return done
+        draws = [zlib.crc32(int(i).to_bytes(8, "little")) / 2**32 for i in done["request_id"]]
+        return done[np.array(draws) < self._plan.sample]
 
     def die(self) -> None:
         self._update(alive=False, candidate=None)

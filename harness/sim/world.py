@@ -218,7 +218,7 @@ class World:
         self._last_tick = self.env.now
         self._note_refusals()
         if self.trainer and len(done):
-            self.trainer.offer(done)
+            self.trainer.offer(self.trainer.sampled(done))
         return observe(
             engine.gauges(self.env.now),
             steps,

@@ -285,7 +285,7 @@ def test_events_of_a_tick_hold_the_decision():
     kinds = Counter(e.kind for e in sink.log)
     assert kinds["tick"] > 50
     detail = sink.kinds("tick")[5].detail
-    assert set(detail["plan"]) == {"k", "drafter", "train", "budget", "publish", "propensity"}
+    assert set(detail["plan"]) == {"k", "drafter", "train", "budget", "sample", "publish", "propensity"}
 
 
 def test_a_policy_with_a_drafter_needs_a_price_for_it(monkeypatch):

@@ -10,9 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from harness.errors import InputError  # noqa: E402
-from harness.sim.model.trainer import broken  # noqa: E402
 from harness.speculator import checkpoint  # noqa: E402
-from harness.speculator.checkpoint import fingerprint, load_into, snapshot  # noqa: E402
+from harness.speculator.checkpoint import (  # noqa: E402
+    broken,
+    fingerprint,
+    load_into,
+    snapshot,
+)
 from harness.speculator.judge import Judge, Score, pooled, walk  # noqa: E402
 from harness.speculator.learner import Learner  # noqa: E402
 from harness.speculator.settings import LearnerSettings  # noqa: E402
