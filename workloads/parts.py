@@ -111,6 +111,11 @@ class Trainer(Part):
             )
         return self
 
+    @property
+    def price(self) -> float:
+        """Accelerators of a trainer's own that a run is charged for, per serving one: its part of a shared trainer."""
+        return 1.0 / self.servers if self.on and self.own_accelerator else 0.0
+
 
 class Swap(Part):
     """What it costs to put new drafter weights into service."""

@@ -21,8 +21,10 @@ from harness.live.feed import RECORD_FIELDS, Feed
 from harness.live.load import closed_loop
 from harness.live.server import Server
 
-CELL_SECONDS = 1.5
+CELL_SECONDS = 1.2
 WARM_SECONDS = 2.0
+MOST_TOKENS = 24
+"""Output tokens of a request: short ones let a closed loop end soon after its time."""
 
 
 @dataclass(frozen=True)
@@ -36,30 +38,31 @@ class Measured:
     """int64[max_k]: by draft position, on known traffic, with the drafter that serves now."""
     tokens_per_second: float
     """At the largest concurrency without drafts."""
-    mean_context: float
     kv_blocks: int
     """In all."""
 
 
 async def measure(
-    server: Server, prompts: Iterator[list[int]], *, ks: Sequence[int], concurrency: Sequence[int], most: int
+    server: Server, prompts: Iterator[list[int]], *, ks: Sequence[int], concurrency: Sequence[int]
 ) -> Measured:
     """Run closed loops on `server` at each K and concurrency. MissingPart when it makes no steps.
 
-    `ks` must be in rising order and (0,) for a server without a drafter; `most` output tokens a request."""
+    `ks` must be in rising order and (0,) for a server without a drafter."""
     feed = Feed({})
     link, name = server.link, server.config.model.name
     top = max(concurrency)
-    await closed_loop(server.url, name, prompts, concurrency=top, seconds=WARM_SECONDS, most_tokens=most)
+    await closed_loop(
+        server.url, name, prompts, concurrency=top, seconds=WARM_SECONDS, most_tokens=MOST_TOKENS
+    )
     for _ in link.steps.take():
         pass
-    frames, tokens_per_second, contexts = [], 0.0, []
+    frames, tokens_per_second = [], 0.0
     offered, accepted = np.zeros(max(*ks, 1), np.int64), np.zeros(max(*ks, 1), np.int64)
     for k in ks:
         link.control.write_schedule(constant_k(k))
         for n in concurrency:
             await closed_loop(
-                server.url, name, prompts, concurrency=n, seconds=CELL_SECONDS, most_tokens=most
+                server.url, name, prompts, concurrency=n, seconds=CELL_SECONDS, most_tokens=MOST_TOKENS
             )
             feed.read(link.steps.take())
             tick = feed.take()
@@ -71,8 +74,6 @@ async def measure(
                     "specdrift serve --print-flags?"
                 )
             frames.append(pd.DataFrame({f: rows[f] for f in RECORD_FIELDS}))
-            decoding = rows[rows["batch"] > 0]
-            contexts.append(float(decoding["context_tokens"].sum() / max(1, decoding["batch"].sum())))
             if k == 0 and n == top:
                 tokens_per_second = float(rows["output_tokens"].sum() / rows["seconds"].sum())
             for counts in tick.positions().values():
@@ -83,7 +84,6 @@ async def measure(
         offered,
         accepted,
         tokens_per_second,
-        float(np.mean(contexts)),
         int(rows["kv_total"][0]),
     )
 

@@ -169,7 +169,7 @@ async def _run(
     for turn, seed in enumerate(job.seeds):
         for arm in job.policies if turn % 2 == 0 else reversed(job.policies):
             policy = make(arm)
-            context = _context(job, policy, known, model, seed)
+            context = _context(job, workload, policy, known, model, seed)
             writer.info["arms"][arm]["context"] = _plain(context)
             station = stations[policy.uses_drafter]
             with CellWriter(writer.parts, arm, seed) as cell:
@@ -196,7 +196,6 @@ async def _measure(
             known,
             ks=ks if drafter else (0,),
             concurrency=concurrency,
-            most=OUTPUT_TOKENS,
         )
     return found
 
@@ -208,7 +207,12 @@ def _load(known: Mapping[bool, Measured], workload: Workload) -> float:
 
 
 def _context(
-    job: LiveJob, policy: Policy, known: Mapping[bool, Measured], model: LatencyModel, seed: int
+    job: LiveJob,
+    workload: Workload,
+    policy: Policy,
+    known: Mapping[bool, Measured],
+    model: LatencyModel,
+    seed: int,
 ) -> PolicyContext:
     measured = known[policy.uses_drafter]
     from harness.speculator.settings import learner
@@ -218,8 +222,9 @@ def _context(
         max_batch=job.model.max_num_seqs,
         predict=model.predict,
         offline_hazards=hazards(measured) if policy.uses_drafter else (),
-        mean_context=measured.mean_context,
+        mean_context=workload.mean_context(job.seeds[0]),
         trainer=policy.trains and job.scenario.trainer.on,
+        trainer_accelerators=job.scenario.trainer.price,
         swap_stall=job.scenario.swap.stall,
         slo={t.name: t.slo for t in job.scenario.tenants},
         seed=int(stream(seed, "policy").integers(2**31)),
@@ -235,8 +240,6 @@ def _plain(context: PolicyContext) -> dict[str, Any]:
 
 
 def _header(job: LiveJob) -> dict[str, Any]:
-    trainer = job.scenario.trainer
-    charged = 1.0 / trainer.servers if trainer.on and trainer.own_accelerator else 0.0
     return {
         "mode": "live",
         "scenario": job.scenario.name,
@@ -244,7 +247,7 @@ def _header(job: LiveJob) -> dict[str, Any]:
         "arms": {
             arm: {
                 "policy": arm,
-                "trainer_accelerators": charged if make(arm).trains else 0.0,
+                "trainer_accelerators": job.scenario.trainer.price if make(arm).trains else 0.0,
                 "drafter_loaded": make(arm).uses_drafter,
             }
             for arm in job.policies
@@ -295,7 +298,6 @@ def _describe(
             "order": "arms forth under one seed, back under the next",
             "before_the_run": {
                 "tokens_per_second_without_drafts": first.tokens_per_second,
-                "mean_context": first.mean_context,
                 "latency_model": model.note,
             },
         },

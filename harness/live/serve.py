@@ -162,7 +162,6 @@ class _Serving:
             workload.known(job.seed),
             ks=sorted({0, 1, 3, job.max_k}) if drafter else (0,),
             concurrency=[n for n in (1, 4, 16) if n <= job.model.max_num_seqs],
-            most=32,
         )
         model = latency_of([(measured, drafter)], job.model.name, job.model.block_size)
         return PolicyContext(
@@ -170,7 +169,7 @@ class _Serving:
             max_batch=job.model.max_num_seqs,
             predict=model.predict,
             offline_hazards=hazards(measured) if drafter else (),
-            mean_context=measured.mean_context,
+            mean_context=workload.mean_context(job.seed),
             trainer=self._policy.trains,
             seed=job.seed,
         )

@@ -47,6 +47,12 @@ class Workload:
         pools = {domain: self._pool(domain, size) for domain in {p.domain for p in places}}
         return cycle([pools[p.domain][p.index] for p in places])
 
+    def mean_context(self, seed: int) -> float:
+        """Tokens of context of a decoding request in the known traffic: its prompt and half of its output."""
+        prompts = self.known(seed)
+        lengths = [len(next(prompts)) for _ in range(64)]
+        return sum(lengths) / len(lengths) + OUTPUT_TOKENS / 2
+
     def rate(self, seed: int = 0) -> float:
         """Mean requests per second at load 1."""
         scenario = self.scenario.model_copy(update={"requests": self.total})

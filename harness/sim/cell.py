@@ -163,12 +163,6 @@ def trainer_config(scenario: Scenario) -> TrainerConfig:
     )
 
 
-def trainer_price(scenario: Scenario) -> float:
-    """Accelerators of a trainer's own that a run is charged for, per serving one: its part of a shared trainer."""
-    trainer = scenario.trainer
-    return 1.0 / trainer.servers if trainer.on and trainer.own_accelerator else 0.0
-
-
 def happenings_of(cell: Cell) -> list[Happening]:
     scenario, total = cell.scenario, cell.total
     updates = [
@@ -214,7 +208,7 @@ def context_of(
         offline_hazards=hazards,
         mean_context=mean_context,
         trainer=trainer is not None,
-        trainer_accelerators=trainer_price(cell.scenario),
+        trainer_accelerators=cell.scenario.trainer.price,
         swap_stall=cell.scenario.swap.stall,
         slo=dict(engine.labels.slo),
         seed=int(stream(cell.seed, "policy").integers(2**31)),

@@ -13,7 +13,7 @@ from harness.latency import load as load_latency
 from harness.policy import make
 from harness.runlog import CellWriter, RunWriter
 from harness.sim.acceptance import SOURCE as ACCEPTANCE_SOURCE
-from harness.sim.cell import Cell, build_world, trainer_price
+from harness.sim.cell import Cell, build_world
 from harness.sim.job import ACCEPTANCES, Job
 from harness.sim.recorder import Recorder
 from harness.sim.replay import record
@@ -67,7 +67,7 @@ def _run_one(cell: Cell, parts: Path, keep_steps: bool) -> None:
 
 def _info(job: Job) -> dict[str, Any]:
     latency = load_latency(job.latency, draft=job.draft)
-    charged = trainer_price(job.scenario)
+    charged = job.scenario.trainer.price
     return {
         "mode": "sim",
         "scenario": job.scenario.name,
