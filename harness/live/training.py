@@ -71,10 +71,11 @@ class Training:
         self._run = run
         for _ in self._traces.take():
             pass  # traces of what ran before
+        self._dropped_before = self._traces.dropped
         torch.manual_seed(seed)
         head = first_head(self._config.head, self._ends, untrained, seed)
         settings = learner(name)
-        self.learner = Learner(head, self._ends.head, settings, seed)
+        self.learner = Learner(head, self._ends.head, settings, seed, fresh=untrained)
         self._assembler = Assembler(_eos(self._ends), settings.branches)
         self._plan = TrainPlan()
         self._serving = self.learner.static
@@ -122,9 +123,11 @@ class Training:
         learner = self.learner
         state = replace(
             self._state,
+            busy_seconds=self._busy,
             steps=learner.steps,
             samples=learner.samples,
-            dropped=learner.buffer.dropped + self._traces.dropped,
+            shifts=learner.shifts,
+            dropped=learner.buffer.dropped + self._traces.dropped - self._dropped_before,
             quarantined=len(learner.quarantined),
         )
         return Report(
