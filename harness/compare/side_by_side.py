@@ -24,6 +24,8 @@ def side_by_side(live: Path, sim: Path) -> dict[str, Any]:
     Per arm and metric: `live`, `simulated` (means over seeds), `error` (simulated / live - 1), `bar`, `within`;
     `k_distance`, the share of decode steps whose K differs (total variation distance of the K histograms);
     `replay`, how many verify steps were known and drawn. Speedups are over `reference`, the first static arm.
+    A client's TTFT holds what lies between it and the engine (HTTP, tokens to text), which no engine simulates: the
+    live run measured it (`front_end`, seconds), and the simulated TTFT has it added.
     An arm or a number that is missing on either side is not within a bar.
     Raises InputError when one of them is no run, has no summary, or their seeds differ.
     """
@@ -34,7 +36,7 @@ def side_by_side(live: Path, sim: Path) -> dict[str, Any]:
             f"{live} has seeds {runs['live'].seeds} and {sim} {runs['simulated'].seeds}; simulate the same ones"
         )
     reference = next((a for a, e in summaries["live"]["arms"].items() if e["kind"] == "static"), None)
-    arms = {arm: _arm(arm, summaries, reference, runs["simulated"]) for arm in runs["live"].arms}
+    arms = {arm: _arm(arm, summaries, reference, runs) for arm in runs["live"].arms}
     found = {
         "side_by_side_version": VERSION,
         "ok": all(entry["within"] for entry in arms.values()),
@@ -58,15 +60,21 @@ def _summary(run: Run) -> Summary:
     return run.summary
 
 
-def _arm(arm: str, summaries: Mapping[str, Summary], reference: str | None, sim: Run) -> dict[str, Any]:
+def _arm(
+    arm: str, summaries: Mapping[str, Summary], reference: str | None, runs: Mapping[str, Run]
+) -> dict[str, Any]:
     sides = {side: _figures(summary, arm, reference) for side, summary in summaries.items()}
+    front_end = _front_end(runs["live"], arm)
+    if (simulated := sides["simulated"]["ttft_p50"]) is not None:
+        sides["simulated"]["ttft_p50"] = simulated + front_end
     metrics = {name: _compared(name, sides["live"][name], sides["simulated"][name]) for name in sides["live"]}
     shares = [_shares(summary, arm) for summary in summaries.values()]
     return {
         "within": all(m["within"] is not False for m in metrics.values()),
         "metrics": metrics,
         "k_distance": _distance(*shares),
-        "replay": _replayed(sim, arm),
+        "front_end": front_end,
+        "replay": _replayed(runs["simulated"], arm),
     }
 
 
@@ -104,6 +112,12 @@ def _distance(one: Mapping[str, float] | None, two: Mapping[str, float] | None) 
     if one is None or two is None:
         return None
     return sum(abs(one.get(k, 0.0) - two.get(k, 0.0)) for k in {*one, *two}) / 2
+
+
+def _front_end(live: Run, arm: str) -> float:
+    """Seconds between client and engine, there and back: the mean of the seeds' medians; 0 where not measured."""
+    told = [float(d["seconds"]) for d in live.events(arm, kinds=("front_end",))["detail"]]
+    return sum(told) / len(told) if told else 0.0
 
 
 def _replayed(sim: Run, arm: str) -> dict[str, int] | None:

@@ -58,6 +58,18 @@ class Recorder:
     ) -> None:
         rows = [self._row(ask, answer, slo, began) for ask, answer in zip(asks, answers, strict=True)]
         self._writer.requests({name: [row[name] for row in rows] for name in rows[0]})
+        between = [s for answer in answers if (s := self._front_end(answer, began)) is not None]
+        if between:
+            seconds = float(np.median(between))
+            self._writer.events([Event(answers[-1].finish, "front_end", {"seconds": seconds})])
+
+    def _front_end(self, answer: Answer, began: float) -> float | None:
+        """Seconds that an answer's first token spent between client and engine, there and back."""
+        live = self._served.get(answer.request_id)
+        if live is None or answer.status != "finished" or live.end.get("first_token") is None:
+            return None
+        inside = float(live.end["first_token"]) - live.arrival
+        return answer.first_token - answer.sent - inside
 
     def _row(self, ask: Ask, answer: Answer, slo: Mapping[str, Slo], began: float) -> dict[str, Any]:
         """The client's times, from the intended arrival on; what only the server knows from its record."""

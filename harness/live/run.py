@@ -184,7 +184,7 @@ async def _measure(
     job: LiveJob, stations: Mapping[bool, Station], workload: Workload
 ) -> dict[bool, Measured]:
     top = job.model.max_num_seqs
-    concurrency = [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n <= top]
+    concurrency = [n for n in (1, 4, 8, 16, 32, 64, 128) if n <= top]
     ks = sorted({0, 1, 3, job.max_k})
     known = workload.known(job.seeds[0])
     found = {}

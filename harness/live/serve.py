@@ -77,6 +77,8 @@ class _Serving:
         self._work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
         self._logs = self._work / "server.log"
         self._stop = asyncio.Event()
+        self._known: PolicyContext | None = None
+        """Measured on the server's first life."""
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -99,12 +101,12 @@ class _Serving:
         station = await self._station()
         try:
             policy = make(self._job.policy)
-            context = await self._context(station)
+            self._known = self._known or await self._context(station)
             trainer = await station.reset(policy, self._job.seed, untrained=False)
             controller = Controller(
                 link=station.server.link,
                 policy=policy,
-                context=context,
+                context=self._known,
                 static=station.static if station.server.config.drafter else None,
                 trainer=trainer,
                 slo={},

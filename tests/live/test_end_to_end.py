@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.live]
 SCENARIO = """
 name = "short"
 question = "Does the loop close?"
-requests = 60
+requests = 40
 [arrivals]
 process = "poisson"
 rate = 6.0
@@ -116,16 +116,16 @@ def cell(station: Station, asks: list[Ask], policy: Policy, tmp_path: Path, scen
 def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
     """The whole of `specdrift live`: two servers, arms there and back, log, report, and side by side."""
     job = live_run.prepare(
-        parse_scenario(SCENARIO, "test"), model="tiny", policies=("none", "static:3", "bandit"), seeds=(0, 1)
+        parse_scenario(SCENARIO, "test"), model="tiny", policies=("none", "static:3"), seeds=(0, 1)
     )
     out = tmp_path / "run"
     summary = live_run.live(job, out, finish=write_report)
     assert summary["verdict"]["ok"], summary["verdict"]["checks"]
     run = read_run(out)
-    for arm in ("static:3", "bandit"):
+    for arm in ("static:3",):
         texts = run.info["texts"][arm]
-        assert texts["compared"] == 120
-        assert texts["equal"] >= 118, texts  # near ties may turn in a batch of another shape
+        assert texts["compared"] == 80
+        assert texts["equal"] >= 78, texts  # near ties may turn in a batch of another shape
         assert summary["arms"][arm]["mean"]["acceptance_length"] > 1.0
     for row in run.requests("none", 0).itertuples():
         assert row.arrival <= row.scheduled + 0.05
@@ -139,7 +139,7 @@ def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
     assert verifies["accepted"].sum() == requests["accepted_tokens"].sum()
     beside = validate_live(out)
     for arm in beside["arms"].values():
-        assert abs(arm["errors"]["tokens_per_second"]) < 0.2
+        assert abs(arm["metrics"]["tokens_per_second"]["error"]) < 0.2
 
 
 def test_learning_reaches_the_server(station, model, tmp_path):
@@ -221,6 +221,7 @@ def test_k_follows_the_plan_at_once(station, model):
         assert any(int(r["k"]) == k for r in rows)
 
 
+@pytest.mark.long
 def test_serve_restarts_a_killed_engine(model, tmp_path):
     """kill -9 of the engine under `specdrift serve`: it says so, serves again, and the static drafter serves."""
     port, events = free_port(), tmp_path / "events.jsonl"
