@@ -87,9 +87,9 @@ def live(
     model: Annotated[str, typer.Option(help="tiny, small, a name of models.toml, a folder.")] = "tiny",
     scenario: Annotated[str, typer.Option(help="Scenario name or TOML file.")] = "domain-shift",
     policy: Annotated[list[str] | None, typer.Option(help="An arm, e.g. static:3; repeat for more.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    requests: Annotated[int, typer.Option(min=1, help="Requests of each arm and seed.")] = 400,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each arm and seed.")] = 110,
     load: Annotated[
         float | None,
         typer.Option(min=0.0, help="Factor on arrival rates; default: by this server's capacity."),
