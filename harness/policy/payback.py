@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from harness.contract import STATIC, Observation
 from harness.policy.promotion import heldout_difference
 
-LOOKS = 3
+LOOKS = 2
 """Candidates seen after a (re)start before its rate counts as known."""
 
 KEEP = 0.7

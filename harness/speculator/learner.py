@@ -247,7 +247,9 @@ class Learner:
         goes back to the last good weights: what made the candidate bad is in them too."""
         if not self.settings.gate:
             return Verdict()
-        verdict = vet(candidate, serving, self.judge, self.present_groups(), self.settings.tolerance)
+        latest = Counter(self._present[-MIX_TRACES:])
+        shares = {group: n / latest.total() for group, n in latest.items()}
+        verdict = vet(candidate, serving, self.judge, self.present_groups(), self.settings.tolerance, shares)
         if verdict.ok:
             self._good = candidate
             return verdict

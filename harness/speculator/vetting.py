@@ -24,6 +24,9 @@ LEAST_TRACES = 4
 ERRORS = 2.0
 """Standard errors of the paired difference beyond which a loss is credible."""
 
+LEAST_KNOWN = 0.5
+"""Share of the latest traffic that must be judged before training is undone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -45,8 +48,12 @@ def vet(
     judge: Judge,
     groups: Mapping[Group, Sequence[Trace]],
     tolerance: float,
+    shares: Mapping[Group, float] | None = None,
 ) -> Verdict:
-    """Look at weights first, then at every group of held-out traces."""
+    """Look at weights first, then at every group of held-out traces.
+
+    `shares` of the latest traffic by group (None: all groups alike) say whether traffic as a whole loses; while
+    less than half of it can be judged, as right after a shift, nobody knows."""
     if not finite(candidate):
         return Verdict("a weight is not a finite number", undo=True)
     if shapes(candidate) != shapes(serving):
@@ -60,12 +67,14 @@ def vet(
         for group, traces in groups.items()
         if len(traces) >= LEAST_TRACES
     }
+    known = {group: 1.0 / len(judged) if shares is None else shares.get(group, 0.0) for group in judged}
+    worse = sum(known[group] * loss for group, (loss, _, _) in judged.items()) > 0.0
     for group, (loss, error, now) in judged.items():
         if loss - ERRORS * error > tolerance * (now - 1.0):
             return Verdict(
                 f"{'/'.join(group)}: acceptance length {now - loss:.2f} against {now:.2f} of what serves, "
                 f"over {len(groups[group])} held-out texts",
-                undo=sum(loss for loss, _, _ in judged.values()) > 0.0,
+                undo=worse and sum(known.values()) >= LEAST_KNOWN,
             )
     return Verdict()
 

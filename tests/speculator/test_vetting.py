@@ -127,6 +127,20 @@ def test_a_gain_for_most_may_be_withheld_but_is_not_undone():
     assert vet(candidate, serving, judge, {("b", "t"): losers[:3]}, 0.25).ok  # too few to judge
 
 
+def test_what_the_traffic_that_left_loses_undoes_nothing():
+    """Right after a shift only the old domain can be judged, and it is what training moves away from."""
+    serving, candidate = snapshot(micro.head()), snapshot(micro.head())
+    new, old = id(candidate), id(serving)
+    judge = SimpleNamespace(
+        scores=lambda weights, traces: [Score(int(10 * t[id(weights)]), 10) for t in traces]
+    )
+    groups = {("left", "t"): [{old: 2.0, new: 1.5}] * 5}
+    for share, undone in ((0.2, False), (0.6, True)):
+        shares = {("left", "t"): share, ("new", "t"): 1.0 - share}
+        verdict = vet(candidate, serving, judge, groups, 0.25, shares)
+        assert (verdict.ok, verdict.undo) == (False, undone)
+
+
 def test_a_walk_counts_the_steps_that_a_server_would_need():
     accepted = [2, 0, 0, 1, 0, 0, 0]
     assert walk(accepted, 0, 9) == Score(tokens=7, steps=4)  # 3 + 2 + 1 + 1
