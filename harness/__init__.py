@@ -6,7 +6,8 @@ Start with three files:
 2. `sim/world.py`: one simulated run: SimPy owns the events, `sim/kernel.py` the engine steps between.
 3. `policy/bandit.py`: the default adaptive policy, the same object in simulation and live.
 
-Then `speculator/learner.py`: the drafter's own learner, which the simulator runs under `--acceptance model`.
+Then `speculator/learner.py`: the drafter's own learner, which the simulator runs under `--acceptance model` and live
+mode on a real server's traces; `live/controller.py`: the loop of `sim/world.py` around a vLLM server.
 
 To extend: a policy (`policy/base.py`), a latency model (`latency/model.py`), a workload
 (`workloads/scenario.py`). Data flows one way: workloads -> sim or live -> run log -> compare ->
