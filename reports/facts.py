@@ -58,8 +58,24 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
     ]
     if configuration.get("requests"):
         facts.append(Fact("Requests", f"{configuration['requests']:,} per arm and seed"))
+    facts += live_facts(info)
     facts.append(Fact("Made", made.get("time_utc", "time not recorded")))
     facts.append(Fact("Commit", commit_text(made)))
+    return facts
+
+
+def live_facts(info: Mapping[str, Any]) -> list[Fact]:
+    """What only a live run can say: the model served, and whether speculation changed what was said."""
+    facts = []
+    model = (info.get("configuration") or {}).get("model")
+    if isinstance(model, Mapping):
+        facts.append(
+            Fact("Model", f"{model['name']} in {model['dtype']} on a {model['device'].upper()}, vLLM")
+        )
+    if texts := info.get("texts"):
+        over = next(iter(texts.values()))["over"]
+        counts = ", ".join(f"{arm} {t['equal']} of {t['compared']}" for arm, t in texts.items())
+        facts.append(Fact("Texts", f"greedy texts equal to those of arm {over}: {counts}", "measured"))
     return facts
 
 

@@ -208,3 +208,16 @@ def test_provenance_is_told_as_far_as_it_goes() -> None:
     assert lines[-1] == "specdrift x"
     assert source_fact("Latency", {"name": "h100", "source": "published", "note": "a fit"}).tag == "published"
     assert source_fact("Latency", None).tag == "unknown"
+
+
+def test_a_live_run_says_its_model_and_whether_texts_are_equal():
+    from reports.facts import live_facts
+
+    info = {
+        "configuration": {"model": {"name": "tiny", "dtype": "float32", "device": "cpu"}},
+        "texts": {"static:3": {"over": "none", "compared": 240, "equal": 239}},
+    }
+    model, texts = live_facts(info)
+    assert model.text == "tiny in float32 on a CPU, vLLM"
+    assert texts.text == "greedy texts equal to those of arm none: static:3 239 of 240"
+    assert live_facts({"configuration": {}}) == []
