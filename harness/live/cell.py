@@ -32,6 +32,8 @@ class Station:
     """Folder of the trainer's files."""
     trainer: TrainerProcess | None = None
     changed_target: bool = False
+    ours: bool = True
+    """Started here: closed here, and its link removed."""
 
     @property
     def static(self) -> Path:
@@ -66,8 +68,9 @@ class Station:
     def close(self) -> None:
         if self.trainer is not None:
             self.trainer.stop()
-        self.server.stop()
-        self.server.link.remove()
+        if self.ours:
+            self.server.stop()
+            self.server.link.remove()
 
 
 def _must(answer: dict[str, Any]) -> None:

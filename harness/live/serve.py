@@ -90,7 +90,7 @@ class _Serving:
             while not self._stop.is_set() and failures < MOST_RESTARTS:
                 served = await self._once(sink)
                 failures = 0 if served else failures + 1
-            if failures:
+            if failures >= MOST_RESTARTS:
                 raise MissingPart(f"the server died {failures} times without answering a request")
         finally:
             sink.close()
@@ -98,6 +98,7 @@ class _Serving:
 
     async def _once(self, sink: Teller) -> bool:
         """One life of the server; True when it answered requests before it ended."""
+        sink.answered = 0
         station = await self._station()
         try:
             policy = make(self._job.policy)
