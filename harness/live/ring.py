@@ -67,7 +67,8 @@ class Ring:
         skip = self.capacity - at if at + need > self.capacity else 0
         if head + skip + need - tail > self.capacity:
             self._words[_DROPPED] += np.uint64(1)
-            if skip and head == tail:  # else a record of over half the ring would find it empty and never fit
+            # else a record of over half the ring might never fit
+            if skip and head == tail and need <= self.capacity:
                 self._mark(at, _WRAP, 0)
                 self._words[_HEAD] = head + skip
             return False

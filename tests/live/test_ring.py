@@ -113,6 +113,14 @@ def test_a_record_is_freed_as_it_is_handed_over(ring):
     assert [kind for kind, _ in ring.take()] == [8]
 
 
+def test_a_record_larger_than_the_ring_is_in_nobodys_way(ring):
+    ring.put(0, bytes(80))
+    list(ring.take())
+    assert not ring.put(1, bytes(300))
+    assert ring.put(2, bytes(150))
+    assert list(ring.take()) == [(2, bytes(150))]
+
+
 def test_the_file_is_private_and_made_once(ring, tmp_path):
     assert ring.path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):
