@@ -67,7 +67,7 @@ class Recording:
         if self._link is None or request.request_id in self._lives:
             return
         self._numbered += 1
-        life = Life(self._numbered, time.monotonic())
+        life = Life(self._numbered, _monotonic(request.arrival_time))
         self._lives[request.request_id] = life
         sampling = request.sampling_params
         labels = read_labels(sampling.extra_args if sampling is not None else None)
@@ -182,7 +182,12 @@ class Recording:
             self._end(request_id, request, end)
 
     def _step_row(
-        self, planned: Planned, begin: float, end: float, produced: int, verified: list[tuple[int, int, int, int, int]]
+        self,
+        planned: Planned,
+        begin: float,
+        end: float,
+        produced: int,
+        verified: list[tuple[int, int, int, int, int]],
     ) -> np.ndarray:
         assert self._link is not None
         pool = self.kv_cache_manager.block_pool  # type: ignore[attr-defined]
@@ -229,6 +234,12 @@ class Recording:
         self._link.steps.put(
             kind, json.dumps({k: None if v != v else v for k, v in content.items()}).encode()
         )
+
+
+def _monotonic(wall: float) -> float:
+    """The API server's stamp on the monotonic clock. When the scheduler first sees a request the step under way has
+    already made it wait, and that wait is its own."""
+    return wall - (time.time() - time.monotonic())
 
 
 def _sampled(result: Any, request_id: str) -> list[int]:
