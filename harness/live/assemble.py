@@ -111,7 +111,9 @@ class Assembler:
         for j in range(valid):
             part.tokens[start + j] = tokens[j]
             part.states[start + j] = states[j]
-        if after:  # while a preempted request is computed again, what is sampled short of its end is discarded
+        if (
+            after
+        ):  # while a preempted request is computed again, what is sampled short of its end is discarded
             part.tokens.setdefault(start + valid, after[-1])
         if drafts and start >= 1:
             if accepted < drafts:

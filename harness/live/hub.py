@@ -99,3 +99,14 @@ def _answers(url: str) -> bool:
 def _home() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("HF_HOME") or Path(base) / "huggingface").expanduser()
+
+
+def local_folder(place: str) -> Path:
+    """The folder of a model: `place` itself, or the snapshot of a repository, downloaded where it is not cached."""
+    if not is_repository(place):
+        return Path(place)
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"])
+    )

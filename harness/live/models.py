@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, MissingPart, UnknownName, require_learning
 from harness.gpus import gpus
-from harness.live.hub import is_repository
+from harness.live.hub import is_repository, local_folder
+from harness.live.link import TRACES_BYTES
 from harness.live.needs import missing_parts, vllm_build
 from harness.speculator.tiny.spec import tiny_names, tiny_spec
 
@@ -19,6 +20,8 @@ FILE = Path(__file__).with_name("models.toml")
 CPU_SEQUENCES = 16
 """Decoding at once on a CPU: behind that a step of a tiny target takes over 0.1 s."""
 GPU_SEQUENCES = 64
+RING_TOKENS = 16_384
+"""Of a few full steps of prompts, so that the trainer may look away for a moment."""
 UNKNOWN_LENGTH = 2048
 """Longest context where the target's configuration is not here yet: what most EAGLE-3 heads are trained for."""
 
@@ -147,6 +150,21 @@ def _length(folder: Path) -> int | None:
         raise InputError(f"{folder / 'config.json'} is no model configuration: {error}") from error
 
 
+def at_hand(spec: ModelSpec) -> ModelSpec:
+    """The same model with its weights in folders of this machine; made or downloaded where they are not."""
+    if spec.needs_making:
+        from harness.speculator.tiny.make import made_model
+
+        made_model(spec.name)
+    return replace(spec, target=str(local_folder(spec.target)), head=str(local_folder(spec.head)))
+
+
+def trace_bytes(spec: ModelSpec) -> int:
+    """Size of the ring of traces: `RING_TOKENS` tokens of four bfloat16 states each. `spec` is `at_hand`."""
+    config = json.loads((Path(spec.target) / "config.json").read_text(encoding="utf-8"))
+    return max(TRACES_BYTES, RING_TOKENS * 4 * 2 * int(config["hidden_size"]))
+
+
 def _device() -> str:
     return "gpu" if gpus() and vllm_build() != "cpu" else "cpu"
 
@@ -155,4 +173,4 @@ def _sequences(device: str) -> int:
     return CPU_SEQUENCES if device == "cpu" else GPU_SEQUENCES
 
 
-__all__ = ["ModelSpec", "missing_parts", "model_names", "model_spec"]
+__all__ = ["ModelSpec", "at_hand", "missing_parts", "model_names", "model_spec", "trace_bytes"]

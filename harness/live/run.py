@@ -21,7 +21,7 @@ from harness.live.cell import Station, run_cell
 from harness.live.link import Link
 from harness.live.lossless import Texts
 from harness.live.measure import Measured, hazards, latency_of, measure
-from harness.live.models import ModelSpec, missing_parts, model_spec
+from harness.live.models import ModelSpec, at_hand, missing_parts, model_spec, trace_bytes
 from harness.live.server import MAX_BATCHED_TOKENS, Server, ServerConfig
 from harness.live.workload import OUTPUT_TOKENS, Workload
 from harness.policy import Policy, PolicyContext, make
@@ -104,6 +104,9 @@ def live(
     say: Said = lambda text: None,
 ) -> dict[str, Any]:
     """Run all arms and seeds into the run directory `out` and return its summary. `say` tells stages."""
+    if job.model.needs_making:
+        say(f"making model {job.model.name!r}, once on this machine (minutes)")
+    job = replace(job, model=at_hand(job.model))
     logs = out.with_name(f"{out.name}.logs")
     work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
     stations: dict[bool, Station] = {}
@@ -124,10 +127,8 @@ def live(
 
 def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, say: Said) -> None:
     """Servers with and without a drafter, as the arms need; they start side by side."""
-    if job.model.needs_making:
-        _make(job.model, say)
     for drafter in sorted({make(arm).uses_drafter for arm in job.policies}):
-        link = Link.create()
+        link = Link.create(trace_bytes(job.model))
         config = ServerConfig(job.model, link.folder, drafter=drafter, max_k=job.max_k)
         log = logs / ("server.log" if drafter else "server-none.log")
         say(f"starting vLLM {'with' if drafter else 'without'} a drafter (log: {log})")
@@ -135,13 +136,6 @@ def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, 
     for station in stations.values():
         station.server.wait_ready()
     say("servers are ready")
-
-
-def _make(spec: ModelSpec, say: Said) -> None:
-    from harness.speculator.tiny.make import made_model
-
-    say(f"making model {spec.name!r}, once on this machine (minutes)")
-    made_model(spec.name)
 
 
 async def _run(

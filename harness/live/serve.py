@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ from harness.live.controller import Controller
 from harness.live.feed import Feed, Tick
 from harness.live.link import Link
 from harness.live.measure import hazards, latency_of, measure
-from harness.live.models import ModelSpec
+from harness.live.models import ModelSpec, at_hand, trace_bytes
 from harness.live.run import check_arm
 from harness.live.server import Server, ServerConfig
 from harness.live.workload import Workload
@@ -58,7 +58,8 @@ class ServeJob:
 
 def command_line(job: ServeJob) -> tuple[Link, str]:
     """A new link, and what a user types to start a server on it: for `serve --print-flags`."""
-    link = Link.create()
+    job = replace(job, model=at_hand(job.model))
+    link = Link.create(trace_bytes(job.model))
     return link, _config(job, link).command_line()
 
 
@@ -66,7 +67,7 @@ def serve(job: ServeJob, attach: Path | None = None) -> None:
     """Serve until interrupted. `attach`: the link folder of a server that was started by hand."""
     check_arm(job.policy, job.max_k)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_Serving(job, attach).run())
+        asyncio.run(_Serving(replace(job, model=at_hand(job.model)), attach).run())
 
 
 class _Serving:
@@ -141,7 +142,7 @@ class _Serving:
             return Station(
                 Server(_config(self._job, link), link, self._logs, None, self._job.port), self._work
             )
-        link = Link.create()
+        link = Link.create(trace_bytes(self._job.model))
         server = Server.start(_config(self._job, link), link, self._logs)
         station = Station(server, self._work)
         try:

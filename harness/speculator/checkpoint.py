@@ -136,6 +136,50 @@ def load(path: Path) -> Snapshot:
     return found
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file was written by `save` (or is there at all but unreadable: `load` says what is wrong)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            return "weights" in (file.metadata() or {})
+    except FileNotFoundError:
+        return False
+    except (SafetensorError, OSError):
+        return True
+
+
+def load_foreign(folder: Path, target_size: int) -> Snapshot:
+    """The EAGLE-3 head of a folder that others made: no fingerprints, perhaps another name for its layer, perhaps a
+    full vocabulary or a copy of the target's embedding (left out: the target's own is used).
+
+    MissingPart without a file of weights; InputError for tensors that our head has no place for.
+    """
+    tensors = {_own_name(n): w for n, w in _foreign_tensors(folder).items() if "embed_tokens" not in n}
+    tensors.pop("t2d", None)
+    d2t = tensors.pop("d2t", None)
+    vocabulary = (
+        DraftVocabulary.from_d2t(d2t, target_size) if d2t is not None else DraftVocabulary.full(target_size)
+    )
+    weights = {name: w.float() for name, w in tensors.items()}
+    return Snapshot("eagle3", weights, vocabulary, vocabulary.fingerprint(), fingerprint(weights))
+
+
+def _foreign_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    if found := sorted(folder.glob("*.safetensors")):
+        return {name: w for path in found for name, w in load_file(str(path)).items()}
+    if found := sorted(folder.glob("*.bin")):
+        # weights_only: tensors and nothing that could run
+        return {n: w for path in found for n, w in torch.load(path, "cpu", weights_only=True).items()}
+    raise MissingPart(f"{folder} holds no weights (*.safetensors or *.bin)")
+
+
+def _own_name(name: str) -> str:
+    return name.removeprefix("model.").replace("layers.0.", "midlayer.")
+
+
 def write_json(path: Path, content: object) -> None:
     """JSON that appears whole or not at all."""
     beside = path.with_suffix(f".{os.getpid()}.tmp")

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from harness.errors import InputError, MissingPart
+from harness.errors import InputError
 from harness.speculator import checkpoint
-from harness.speculator.checkpoint import WEIGHTS, Snapshot, load_into, snapshot, write_json
+from harness.speculator.checkpoint import (
+    WEIGHTS,
+    Snapshot,
+    is_ours,
+    load_foreign,
+    load_into,
+    snapshot,
+    write_json,
+)
 from harness.speculator.checkpoint import load as load_snapshot
 from harness.speculator.drafters.eagle3 import Eagle3, Eagle3Config
 from harness.speculator.target import Ends, Target
+
+FOREIGN_FORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+"""Switches of published heads that change what the layer computes."""
 
 
 def geometry(config: Any) -> Eagle3Config:
@@ -67,19 +80,46 @@ def save_weights(found: Snapshot, folder: Path) -> None:
 
 
 def load(folder: Path, target: Target | Ends) -> Eagle3:
-    """The head of a folder, for this target. InputError when it was made for another."""
-    if not (folder / WEIGHTS).is_file():
-        raise MissingPart(f"{folder} holds no head (no {WEIGHTS})")
-    found = load_snapshot(folder / WEIGHTS)
+    """The head of a folder, ours or one that others published, for this target.
+
+    InputError when it was made for another, or is of a form that the learner does not have.
+    """
+    found = _snapshot(folder, int(target.config.vocab_size))
     vocabulary = found.vocabulary
     if vocabulary.target_size != target.config.vocab_size:
         raise InputError(
             f"the head in {folder} is for a vocabulary of {vocabulary.target_size}; "
             f"the target has {target.config.vocab_size}"
         )
-    head = Eagle3(geometry(target.config), vocabulary, target.embedding)
+    head = Eagle3(geometry(_config(folder) or target.config), vocabulary, target.embedding)
     load_into(head, found)
     return head
+
+
+def _snapshot(folder: Path, target_size: int) -> Snapshot:
+    path = folder / WEIGHTS
+    return load_snapshot(path) if is_ours(path) else load_foreign(folder, target_size)
+
+
+def _config(folder: Path) -> Any:
+    """The head's own configuration; None without one. InputError for a form of head that we cannot train."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for key in FOREIGN_FORMS:
+        if found.get(key) or (found.get("eagle_config") or {}).get(key):
+            raise InputError(
+                f"the head in {folder} is of a form with {key!r}, which the learner does not have"
+            )
+    needed = (
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "rms_norm_eps",
+    )
+    return SimpleNamespace(**found) if all(key in found for key in needed) else None
 
 
 __all__ = ["geometry", "load", "save", "save_weights"]
