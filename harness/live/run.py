@@ -67,11 +67,14 @@ def prepare(
     spec = model_spec(model)
     if missing := missing_parts(spec):
         raise MissingPart(f"{model} cannot be served here: " + "; ".join(missing))
-    arms = tuple(policies) or DEFAULT_ARMS
+    given = scenario.model_fields_set
+    own = tuple(arm for arm in scenario.arms if not make(arm).needs_truth) if "arms" in given else ()
+    arms = tuple(policies) or own or DEFAULT_ARMS
+    max_k = max_k or (scenario.max_k if "max_k" in given else MAX_K)
     if doubled := [a for a in arms if arms.count(a) > 1]:
         raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
     for arm in arms:
-        check_arm(arm, max_k or MAX_K)
+        check_arm(arm, max_k)
     if scenario.verifier_updates and spec.successor is None:
         raise InputError(
             f"scenario {scenario.name!r} updates the verifier, but model {model!r} has no successor; "
@@ -80,7 +83,7 @@ def prepare(
     total = requests or scenario.requests
     if total < 1:
         raise InputError(f"requests is {total}; run at least 1")
-    return LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k or MAX_K)
+    return LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k)
 
 
 def check_arm(arm: str, max_k: int) -> None:
