@@ -73,7 +73,7 @@ class BanditSettings:
     enough: float = 64.0
     """Drafts offered at a position that count as evidence."""
     review_ticks: int = 6
-    """Ticks between looks at the drafter choice, at a candidate, and at step costs."""
+    """Ticks between looks at the drafter choice and at step costs; a new candidate is looked at when it comes."""
     confidence: float = 2.0
     """Standard errors by which a rollback must win; it is looked at often, so more than one look needs."""
     publish_confidence: float = 0.25

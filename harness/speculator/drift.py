@@ -55,13 +55,14 @@ class DriftDetector:
         self.last_cause = ""
         """Of the latest alarm: `acceptance`, `mix`, or empty before the first."""
 
-    def update(self, trace_acceptance: float, domain: str = UNKNOWN) -> bool:
+    def update(self, trace_acceptance: float | None, domain: str = UNKNOWN) -> bool:
         """Whether this request makes it clear that traffic shifted for the worse, or to another mix.
 
         `trace_acceptance` in 0..1: share of the request's steps whose first draft was accepted, or of its
-        drafts. Both signs are read during a cooldown too, and what they say then belongs to the last alarm.
+        drafts; None where nothing was drafted, and the label alone speaks. Both signs are read during a
+        cooldown too, and what they say then belongs to the last alarm.
         """
-        if not 0.0 <= trace_acceptance <= 1.0:
+        if trace_acceptance is not None and not 0.0 <= trace_acceptance <= 1.0:
             raise InputError(f"acceptance is {trace_acceptance}; it must lie in 0..1")
         dropped, moved = self._dropped(trace_acceptance), self._moved(domain)
         if self._quiet > 0:
@@ -75,7 +76,9 @@ class DriftDetector:
             self._slow.adopt(self._fast)
         return dropped or moved
 
-    def _dropped(self, value: float) -> bool:
+    def _dropped(self, value: float | None) -> bool:
+        if value is None:
+            return False
         before = float(self._adwin.estimation)
         self._adwin.update(value)
         return bool(self._adwin.drift_detected) and float(self._adwin.estimation) < before

@@ -113,7 +113,7 @@ class Learner:
             self.buffer.add(trace)  # counted there as stale
             return
         self._outputs.append(trace.tokens[trace.prompt_tokens :].clone())
-        if len(trace.at) and self._drift.update(_hit_rate(trace), trace.domain):
+        if self._drift.update(_hit_rate(trace), trace.domain):
             self.shift()
         if self.settings.gate and self.heldout.takes(trace):
             for old in self.heldout.add(trace):
@@ -280,9 +280,9 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
         p.grad /= ranks
 
 
-def _hit_rate(trace: Trace) -> float:
-    """Share of the trace's verify steps whose first draft was accepted."""
-    return float((trace.accepted > 0).float().mean())
+def _hit_rate(trace: Trace) -> float | None:
+    """Share of the trace's verify steps whose first draft was accepted; None without any."""
+    return float((trace.accepted > 0).float().mean()) if len(trace.at) else None
 
 
 def _buffer_settings(s: LearnerSettings) -> BufferSettings:

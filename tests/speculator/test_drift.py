@@ -30,7 +30,9 @@ def request(rng: np.random.Generator, rate: float) -> float:
     return rng.binomial(60, rng.beta(10 * rate, 10 * (1 - rate))) / 60
 
 
-def alarms(d: DriftDetector, n: int, acceptance: Callable[[], float], domain: Callable[[], str]) -> list[int]:
+def alarms(
+    d: DriftDetector, n: int, acceptance: Callable[[], float | None], domain: Callable[[], str]
+) -> list[int]:
     return [i for i in range(n) if d.update(acceptance(), domain())]
 
 
@@ -80,6 +82,14 @@ def test_a_new_mix_is_found_although_acceptance_stays() -> None:
         assert len(found) == 1, "and the rest of the shift is not a second one"
         assert found[0] < 100
         assert d.last_cause == "mix"
+
+
+@needs_river
+def test_labels_speak_while_nothing_is_drafted() -> None:
+    d = DriftDetector()
+    assert not alarms(d, 200, lambda: None, lambda: "old")
+    assert len(alarms(d, 60, lambda: None, lambda: "new")) == 1
+    assert d.last_cause == "mix"
 
 
 @needs_river

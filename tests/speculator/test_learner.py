@@ -89,6 +89,15 @@ def test_traces_are_reused_only_as_often_as_told():
     assert steps == found.buffer.seen // SETTINGS.batch
 
 
+def test_a_new_domain_is_noticed_while_nothing_is_drafted():
+    found = new()
+    for domain, times in (("math", 4), ("sql", 1)):
+        for trace in times * micro.traces(domain, 40):
+            none = ("at", "drafted", "accepted", "logq")
+            found.add(replace(trace, **{name: getattr(trace, name)[:0] for name in none}))
+        assert found.shifts == (domain == "sql")
+
+
 def test_what_the_held_out_slice_lets_go_is_trained_on():
     settings = replace(SETTINGS, heldout_share=0.5, heldout_per_group=2)
     found = fed(settings, n=30)
