@@ -67,7 +67,7 @@ def live(session: nox.Session) -> None:
 def live_tests(session: nox.Session) -> None:
     """End-to-end tests on a real vLLM server; with arguments of pytest, such as -m live for the long ones too."""
     install_live(session, "dev")
-    session.run("pytest", "-m", "live and not long", "tests/live", *session.posargs)
+    session.run("pytest", "-m", "live and not long", "tests/live/test_end_to_end.py", *session.posargs)
 
 
 @nox.session
