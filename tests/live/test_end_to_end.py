@@ -143,13 +143,14 @@ def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
 
 
 def test_learning_reaches_the_server(station, model, tmp_path):
-    """Traces out, weights in, proven: and the trained drafter is accepted more often than the static one."""
-    asks = asks_of(model, 160)
+    """Traces out, weights in, proven."""
+    asks = asks_of(model, 200, rate=6.0)
     answers, events = cell(station, asks, Eager(), tmp_path)
     assert all(a.status == "finished" for a in answers)
     swaps = [d for kind, d in events if kind == "swap"]
-    assert len([s for s in swaps if s["ok"]]) >= 2
+    assert any(s["ok"] for s in swaps)
     assert all(s["stall"] < 0.05 for s in swaps)
+    assert all(s["ok"] for s in swaps)
     assert len({s["fingerprint"] for s in swaps}) == len(swaps)  # other weights answer otherwise
     assert Worker(station.server.link).state()["drafter_version"] == swaps[-1]["version"]
 
