@@ -92,7 +92,7 @@ def live(
     requests: Annotated[int, typer.Option(min=1, help="Requests of each arm and seed.")] = 110,
     load: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Factor on arrival rates; default: by this server's capacity."),
+        typer.Option(help="Factor on arrival rates, above 0; default: by this server's capacity."),
     ] = None,
     max_k: Annotated[int | None, typer.Option(min=1, help="Largest number of draft tokens.")] = None,
     simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,8 +41,9 @@ class Part:
 class Assembler:
     """Feed it records; it yields traces of requests that ended whole."""
 
-    def __init__(self, eos: int | None, branches: int) -> None:
-        self._eos = eos
+    def __init__(self, ends: Collection[int], branches: int) -> None:
+        self._ends = frozenset(ends)
+        """Tokens that end a text."""
         self._branches = branches
         self._open: dict[int, Part] = {}
         self.incomplete = 0
@@ -111,9 +112,8 @@ class Assembler:
         for j in range(valid):
             part.tokens[start + j] = tokens[j]
             part.states[start + j] = states[j]
-        if (
-            after
-        ):  # while a preempted request is computed again, what is sampled short of its end is discarded
+        if after:
+            # While a preempted request is computed again, what is sampled short of its end is discarded.
             part.tokens.setdefault(start + valid, after[-1])
         if drafts and start >= 1:
             if accepted < drafts:
@@ -130,8 +130,8 @@ class Assembler:
             return None
         tokens = [part.tokens[t] for t in range(first, last + 1)]
         prompt = part.prompt_tokens - first
-        if self._eos is not None and self._eos in tokens[prompt:]:
-            tokens = tokens[: prompt + tokens[prompt:].index(self._eos) + 1]
+        end = next((t for t in range(prompt, len(tokens)) if tokens[t] in self._ends), len(tokens))
+        tokens = tokens[: end + 1]
         if prompt < 1 or len(tokens) <= prompt:
             return None
         states = torch.stack(

@@ -24,8 +24,6 @@ class Live:
     domain: str
     tenant: str
     arrival: float
-    prompt_tokens: int
-    output_tokens: int = 0
     end: Mapping[str, Any] = field(default_factory=dict)
     """The scheduler's last word: times, counts, `ok`."""
 
@@ -107,11 +105,10 @@ class Feed:
 
     def _verified(self, rows: np.ndarray) -> None:
         self._tick.verified.append(rows.copy())
-        for number, at, k, accepted, _ in rows.tolist():
+        for number, _, k, accepted, _ in rows.tolist():
             live = self._requests.get(number)
             if live is None:
                 continue
-            live.output_tokens = at
             group = live.domain, live.tenant
             if group not in self._tick.offered or len(self._tick.offered[group]) < k:
                 self._grow(group, k)
@@ -125,14 +122,14 @@ class Feed:
 
     def _begin(self, said: Mapping[str, Any]) -> None:
         self._requests[said["number"]] = Live(
-            said["request_id"], said["domain"], said["tenant"], said["arrival"], said["prompt_tokens"]
+            said["request_id"], said["domain"], said["tenant"], said["arrival"]
         )
 
     def _end(self, said: Mapping[str, Any]) -> None:
         live = self._requests.get(said["number"])
         if live is None:
             return
-        live.end, live.output_tokens = said, said["output_tokens"]
+        live.end = said
         self._tick.ended.append(live)
         if said["ok"] and said["first_token"] is not None:
             ttft = said["first_token"] - live.arrival

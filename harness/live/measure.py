@@ -19,7 +19,12 @@ from harness.latency.recorded import fit_steps
 from harness.latency.shape import decode_shape
 from harness.live.feed import RECORD_FIELDS, Feed
 from harness.live.load import closed_loop
+from harness.live.models import ModelSpec
 from harness.live.server import Server
+from harness.policy import Policy, PolicyContext
+from harness.rng import stream
+from harness.speculator.settings import learner
+from workloads.scenario import Scenario
 
 CELL_SECONDS = 1.2
 WARM_SECONDS = 2.0
@@ -94,6 +99,34 @@ def hazards(measured: Measured) -> tuple[float, ...]:
     for offered, accepted in zip(measured.offered.tolist(), measured.accepted.tolist(), strict=True):
         found.append(accepted / offered if offered else (found[-1] if found else 0.0))
     return tuple(found)
+
+
+def policy_context(
+    policy: Policy,
+    spec: ModelSpec,
+    max_k: int,
+    measured: Measured,
+    latency: LatencyModel,
+    scenario: Scenario,
+    mean_context: float,
+    seed: int,
+) -> PolicyContext:
+    """What a policy is told before the first request: what was measured here, and what `scenario` says of trainer,
+    swaps and tenants."""
+    drafts = policy.uses_drafter
+    return PolicyContext(
+        max_k=max_k if drafts else 0,
+        max_batch=spec.max_num_seqs,
+        predict=latency.predict,
+        offline_hazards=hazards(measured) if drafts else (),
+        mean_context=mean_context,
+        trainer=policy.trains and scenario.trainer.on,
+        trainer_accelerators=scenario.trainer.price,
+        swap_stall=scenario.swap.stall,
+        slo={t.name: t.slo for t in scenario.tenants},
+        seed=int(stream(seed, "policy").integers(2**31)),
+        heldout_k=learner(policy.learner).eval_k if drafts else None,
+    )
 
 
 def latency_of(measured: Sequence[tuple[Measured, bool]], name: str, block_size: int) -> LatencyModel:

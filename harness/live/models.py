@@ -22,6 +22,7 @@ CPU_SEQUENCES = 16
 GPU_SEQUENCES = 64
 RING_TOKENS = 16_384
 """Of a few full steps of prompts, so that the trainer may look away for a moment."""
+UNKNOWN_WIDTH = 8192
 UNKNOWN_LENGTH = 2048
 """Longest context where the target's configuration is not here yet: what most EAGLE-3 heads are trained for."""
 
@@ -160,9 +161,13 @@ def at_hand(spec: ModelSpec) -> ModelSpec:
 
 
 def trace_bytes(spec: ModelSpec) -> int:
-    """Size of the ring of traces: `RING_TOKENS` tokens of four bfloat16 states each. `spec` is `at_hand`."""
-    config = json.loads((Path(spec.target) / "config.json").read_text(encoding="utf-8"))
-    return max(TRACES_BYTES, RING_TOKENS * 4 * 2 * int(config["hidden_size"]))
+    """Size of the ring of traces: `RING_TOKENS` tokens of four bfloat16 states each, `UNKNOWN_WIDTH` wide where the
+    target's configuration is not here yet."""
+    config = Path(spec.target) / "config.json"
+    width = (
+        json.loads(config.read_text(encoding="utf-8"))["hidden_size"] if config.is_file() else UNKNOWN_WIDTH
+    )
+    return max(TRACES_BYTES, RING_TOKENS * 4 * 2 * int(width))
 
 
 def _device() -> str:

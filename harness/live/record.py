@@ -9,7 +9,6 @@ import numpy as np
 
 from harness.contract import Event, Slo, VerifyRecord
 from harness.live.feed import RECORD_FIELDS, Feed, Live, Tick
-from harness.live.link import STEP_ROW
 from harness.live.load import Answer, Ask
 from harness.runlog import CellWriter
 
@@ -22,7 +21,6 @@ class Recorder:
     def __init__(self, writer: CellWriter) -> None:
         self._writer = writer
         self._served: dict[int, Live] = {}
-        self._steps: list[np.ndarray] = []
 
     def tick(self, tick: Tick, feed: Feed, began: float) -> None:
         rows = tick.rows
@@ -30,7 +28,6 @@ class Recorder:
             columns = {name: rows[name] for name in RECORD_FIELDS}
             columns["start"] = rows["start"] - began
             self._writer.steps(columns)
-            self._steps.append(rows)
         for live in tick.ended:
             if live.request_id >= 0:
                 self._served[live.request_id] = live
@@ -48,14 +45,10 @@ class Recorder:
     def events(self, events: Sequence[Event]) -> None:
         self._writer.events(events)
 
-    @property
-    def steps(self) -> np.ndarray:
-        """STEP_ROW[n]: all steps so far, times of the monotonic clock."""
-        return np.concatenate(self._steps) if self._steps else np.zeros(0, STEP_ROW)
-
     def close(
         self, asks: Sequence[Ask], answers: Sequence[Answer], slo: Mapping[str, Slo], began: float
     ) -> None:
+        """Write the requests, and what lies between client and engine as an event `front_end`."""
         rows = [self._row(ask, answer, slo, began) for ask, answer in zip(asks, answers, strict=True)]
         self._writer.requests({name: [row[name] for row in rows] for name in rows[0]})
         between = [s for answer in answers if (s := self._front_end(answer, began)) is not None]

@@ -20,12 +20,11 @@ from harness.latency.model import LatencyModel
 from harness.live.cell import Station, run_cell
 from harness.live.link import Link
 from harness.live.lossless import Texts
-from harness.live.measure import Measured, hazards, latency_of, measure
+from harness.live.measure import Measured, latency_of, measure, policy_context
 from harness.live.models import ModelSpec, at_hand, missing_parts, model_spec, trace_bytes
 from harness.live.server import MAX_BATCHED_TOKENS, Server, ServerConfig
 from harness.live.workload import OUTPUT_TOKENS, Workload
-from harness.policy import Policy, PolicyContext, make
-from harness.rng import stream
+from harness.policy import PolicyContext, make
 from harness.runlog import CellWriter, RunWriter
 from workloads.scenario import Scenario
 
@@ -50,7 +49,6 @@ class LiveJob:
     load: float | None
     """Factor on the scenario's arrival rate; None: by `UTILISATION`."""
     max_k: int
-    prefix_caching: bool = False
 
 
 def prepare(
@@ -80,6 +78,8 @@ def prepare(
             f"scenario {scenario.name!r} updates the verifier, but model {model!r} has no successor; "
             "a folder of yours may hold one in successor/"
         )
+    if load is not None and not load > 0:
+        raise InputError(f"load is {load}; a factor on arrival rates must be above 0")
     total = requests or scenario.requests
     if total < 1:
         raise InputError(f"requests is {total}; run at least 1")
@@ -87,16 +87,26 @@ def prepare(
 
 
 def check_arm(arm: str, max_k: int) -> None:
+    """InputError for a policy that no live server can run."""
     policy = make(arm)
     if policy.needs_truth:
         raise InputError(f"policy {arm!r} needs the simulator's truth; no live server can tell it")
     from harness.live.training import DRAFTER
     from harness.speculator.settings import learner
 
-    if policy.uses_drafter and (kind := learner(policy.learner).drafter) != DRAFTER:
-        raise InputError(f"policy {arm!r} drafts with {kind!r}; a live server loads {DRAFTER!r} heads only")
-    if policy.uses_drafter:
-        policy.reset(PolicyContext(max_k, 1, lambda _: 1.0, (0.5,)))
+    if not policy.uses_drafter:
+        return
+    settings = learner(policy.learner)
+    if settings.drafter != DRAFTER:
+        raise InputError(
+            f"policy {arm!r} drafts with {settings.drafter!r}; a live server loads {DRAFTER!r} heads only"
+        )
+    if settings.objectives.get("policy_gradient"):
+        raise InputError(
+            f"policy {arm!r} learns by policy gradient, which needs the probability of each draft; vLLM's greedy "
+            "drafting does not tell it, so it runs in the simulator only"
+        )
+    policy.reset(PolicyContext(max_k, 1, lambda _: 1.0, (0.5,)))
 
 
 def live(
@@ -166,7 +176,10 @@ async def _run(
     for turn, seed in enumerate(job.seeds):
         for arm in job.policies if turn % 2 == 0 else reversed(job.policies):
             policy = make(arm)
-            context = _context(job, workload, policy, known, model, seed)
+            context = policy_context(
+                policy, job.model, job.max_k, known[policy.uses_drafter], model, job.scenario,
+                workload.mean_context(job.seeds[0]), seed,
+            )  # fmt: skip
             writer.info["arms"][arm]["context"] = _plain(context)
             station = stations[policy.uses_drafter]
             with CellWriter(writer.parts, arm, seed) as cell:
@@ -201,32 +214,6 @@ def _load(known: Mapping[bool, Measured], workload: Workload) -> float:
     """The factor that offers `UTILISATION` of what the engine without drafts can do."""
     capacity = known[min(known)].tokens_per_second
     return UTILISATION * capacity / (workload.rate() * OUTPUT_TOKENS)
-
-
-def _context(
-    job: LiveJob,
-    workload: Workload,
-    policy: Policy,
-    known: Mapping[bool, Measured],
-    model: LatencyModel,
-    seed: int,
-) -> PolicyContext:
-    measured = known[policy.uses_drafter]
-    from harness.speculator.settings import learner
-
-    return PolicyContext(
-        max_k=job.max_k if policy.uses_drafter else 0,
-        max_batch=job.model.max_num_seqs,
-        predict=model.predict,
-        offline_hazards=hazards(measured) if policy.uses_drafter else (),
-        mean_context=workload.mean_context(job.seeds[0]),
-        trainer=policy.trains and job.scenario.trainer.on,
-        trainer_accelerators=job.scenario.trainer.price,
-        swap_stall=job.scenario.swap.stall,
-        slo={t.name: t.slo for t in job.scenario.tenants},
-        seed=int(stream(seed, "policy").integers(2**31)),
-        heldout_k=learner(policy.learner).eval_k if policy.uses_drafter else None,
-    )
 
 
 def _plain(context: PolicyContext) -> dict[str, Any]:
@@ -274,11 +261,7 @@ def _describe(
         },
         "configuration": {
             "scenario": scenario.model_dump(mode="json"),
-            "model": {
-                f.name: str(getattr(job.model, f.name))
-                for f in fields(job.model)
-                if f.name not in ("needs_making",)
-            },
+            "model": {f.name: str(getattr(job.model, f.name)) for f in fields(job.model)},
             "engine": {
                 "max_num_seqs": job.model.max_num_seqs,
                 "max_k": job.max_k,
@@ -286,7 +269,7 @@ def _describe(
                 "block_size": job.model.block_size,
                 "kv_tokens": first.kv_blocks * job.model.block_size,
                 "async_scheduling": job.model.device != "cpu",
-                "prefix_caching": job.prefix_caching,
+                "prefix_caching": False,
             },
             "versions": _versions(),
             "runner": "vLLM V1 model runner",

@@ -25,17 +25,21 @@ from harness.live.cell import Station
 from harness.live.controller import Controller
 from harness.live.feed import Feed, Tick
 from harness.live.link import Link
-from harness.live.measure import hazards, latency_of, measure
+from harness.live.measure import latency_of, measure, policy_context
 from harness.live.models import ModelSpec, at_hand, trace_bytes
 from harness.live.run import check_arm
 from harness.live.server import Server, ServerConfig
 from harness.live.workload import Workload
 from harness.policy import PolicyContext, make
-from workloads.scenario import Scenario, load_scenario
+from workloads.parts import Trainer
+from workloads.scenario import load_scenario
 
 WATCH_SECONDS = 0.5
 MOST_RESTARTS = 5
 """Restarts in a row that bring no request through; then something is wrong that a restart does not mend."""
+
+SPARE_TRAINER = Trainer(own_accelerator=False)
+"""The trainer runs on what the server's machine has to spare: its price is what it slows the server by."""
 
 QUIET = {"tick"}
 """Events that are not told on standard error."""
@@ -57,8 +61,7 @@ class ServeJob:
 
 
 def command_line(job: ServeJob) -> tuple[Link, str]:
-    """A new link, and what a user types to start a server on it: for `serve --print-flags`."""
-    job = replace(job, model=at_hand(job.model))
+    """A new link, and what a user types to start a server on it: for `serve --print-flags`. Fetches nothing."""
     link = Link.create(trace_bytes(job.model))
     return link, _config(job, link).command_line()
 
@@ -76,7 +79,8 @@ class _Serving:
         self._attach = attach
         self._policy = make(job.policy)
         self._work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
-        self._logs = self._work / "server.log"
+        self._log = Path(tempfile.gettempdir()) / f"specdrift-serve-{job.port}.log"
+        """Outlives us: it says why a server died."""
         self._stop = asyncio.Event()
         self._known: PolicyContext | None = None
         """Measured on the server's first life."""
@@ -102,6 +106,8 @@ class _Serving:
         sink.answered = 0
         station = await self._station()
         try:
+            if self._stop.is_set():  # interrupted while it started
+                return False
             policy = make(self._job.policy)
             self._known = self._known or await self._context(station)
             trainer = await station.reset(policy, self._job.seed, untrained=False)
@@ -139,11 +145,11 @@ class _Serving:
         """The server, ready; started unless one was started by hand."""
         if self._attach is not None:
             link = Link.open(self._attach)
-            return Station(
-                Server(_config(self._job, link), link, self._logs, None, self._job.port), self._work
-            )
+            server = Server(_config(self._job, link), link, self._log, None, self._job.port)
+            return Station(server, self._work, ours=False)
         link = Link.create(trace_bytes(self._job.model))
-        server = Server.start(_config(self._job, link), link, self._logs)
+        print(f"specdrift: starting vLLM (log: {self._log})", file=sys.stderr, flush=True)
+        server = Server.start(_config(self._job, link), link, self._log)
         station = Station(server, self._work)
         try:
             while not server.ready() and not self._stop.is_set():
@@ -158,7 +164,7 @@ class _Serving:
         from harness.speculator.texts import load_tokenizer
 
         job = self._job
-        scenario: Scenario = load_scenario("steady")
+        scenario = load_scenario("steady").model_copy(update={"trainer": SPARE_TRAINER})
         workload = Workload(scenario, 64, 1.0, load_tokenizer(Path(job.model.target)))
         drafter = self._policy.uses_drafter
         measured = await measure(
@@ -168,15 +174,8 @@ class _Serving:
             concurrency=[n for n in (1, 4, 16) if n <= job.model.max_num_seqs],
         )
         model = latency_of([(measured, drafter)], job.model.name, job.model.block_size)
-        return PolicyContext(
-            max_k=job.max_k if drafter else 0,
-            max_batch=job.model.max_num_seqs,
-            predict=model.predict,
-            offline_hazards=hazards(measured) if drafter else (),
-            mean_context=workload.mean_context(job.seed),
-            trainer=self._policy.trains,
-            seed=job.seed,
-        )
+        mean = workload.mean_context(job.seed)
+        return policy_context(self._policy, job.model, job.max_k, measured, model, scenario, mean, job.seed)
 
 
 class Teller:

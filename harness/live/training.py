@@ -76,7 +76,7 @@ class Training:
         head = first_head(self._config.head, self._ends, untrained, seed)
         settings = learner(name)
         self.learner = Learner(head, self._ends.head, settings, seed, fresh=untrained)
-        self._assembler = Assembler(_eos(self._ends), settings.branches)
+        self._assembler = Assembler(_end_tokens(self._ends), settings.branches)
         self._plan = TrainPlan()
         self._serving = self.learner.static
         self._serving_path = None
@@ -211,6 +211,7 @@ def first_head(folder: Path, ends: Ends, untrained: bool, seed: int) -> Eagle3:
     return head
 
 
-def _eos(ends: Ends) -> int | None:
+def _end_tokens(ends: Ends) -> list[int]:
+    """Tokens that end a text; a target may have several."""
     found = getattr(ends.config, "eos_token_id", None)
-    return int(found[0]) if isinstance(found, list) else found
+    return found if isinstance(found, list) else [] if found is None else [found]

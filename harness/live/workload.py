@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import cycle
 from typing import Any
 
@@ -12,7 +13,6 @@ from harness.live.load import Ask
 from harness.speculator.texts import OUTPUT_TOKENS, deal, pool_size, prompts
 from workloads.generate import generate
 from workloads.scenario import Scenario
-from workloads.text import text_domain
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Workload:
         requests = list(generate(scenario, seed))
         size = pool_size(self.total)
         places = deal(requests, (), size, seed)
-        pools = {domain: self._pool(domain, size) for domain in {p.domain for p in places}}
+        pools = {domain: _prompts(self.tokenizer, domain, size) for domain in {p.domain for p in places}}
         return [
             Ask(self._request(r, pools[p.domain][p.index]), pools[p.domain][p.index])
             for r, p in zip(requests, places, strict=True)
@@ -44,7 +44,7 @@ class Workload:
         first = [r for r, _ in zip(generate(scenario, seed + 1), range(64), strict=False)]
         size = pool_size(self.total)
         places = deal(first, (), size, seed + 1)
-        pools = {domain: self._pool(domain, size) for domain in {p.domain for p in places}}
+        pools = {domain: _prompts(self.tokenizer, domain, size) for domain in {p.domain for p in places}}
         return cycle([pools[p.domain][p.index] for p in places])
 
     def mean_context(self, seed: int) -> float:
@@ -59,22 +59,14 @@ class Workload:
         last = max(r.arrival for r in generate(scenario, seed))
         return self.total / last if last > 0 else float("inf")
 
-    def _pool(self, domain: str, size: int) -> list[list[int]]:
-        return _prompts(self.tokenizer, domain, size)
-
     def _request(self, request: Request, prompt: list[int]) -> Request:
         return replace(request, prompt_tokens=len(prompt), output_tokens=OUTPUT_TOKENS, prefix_hashes=())
 
 
-_POOLS: dict[tuple[int, str, int], list[list[int]]] = {}
-
-
+@cache
 def _prompts(tokenizer: Any, domain: str, size: int) -> list[list[int]]:
     """As `texts.prompts`, remembered: every seed of a run deals from the same pool."""
-    key = id(tokenizer), domain, size
-    if key not in _POOLS:
-        _POOLS[key] = prompts(tokenizer, domain, size)
-    return _POOLS[key]
+    return prompts(tokenizer, domain, size)
 
 
-__all__ = ["OUTPUT_TOKENS", "Workload", "text_domain"]
+__all__ = ["OUTPUT_TOKENS", "Workload"]
