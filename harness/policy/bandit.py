@@ -18,11 +18,14 @@ requests queue and latency when they do not; SLO attainment therefore needs no s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from harness.contract import STATIC, TRAINED, KSchedule, Observation, Plan, TrainPlan, constant_k
+from harness.errors import InputError
 from harness.policy.base import Policy, PolicyContext
 from harness.policy.belief import ShiftDetector
 from harness.policy.buckets import to_schedule
@@ -82,7 +85,7 @@ class BanditSettings:
     """Seconds for which a change between resident versions is assumed to be worth something at least."""
     swap_limit: float = 60.0
     """Seconds after which an ordered swap that did not arrive is given up."""
-    speed_worth: float = 0.35
+    speed_worth: float = 10.0
     """What a server faster by 1% is worth, in percent of a server, while no requests queue (then it is 1)."""
     horizon: float = 60.0
     """Seconds for which what is learnt is expected to last before any shift was seen."""
@@ -93,10 +96,26 @@ class BanditSettings:
 
 
 class Bandit(Policy):
-    """See the module's docstring; `settings` may be replaced before `reset`."""
+    """See the module's docstring. `bandit:0.35` sets `speed_worth`: how dear a trainer may be."""
+
+    argument: ClassVar[str] = "WORTH"
 
     def __init__(self, settings: BanditSettings | None = None) -> None:
         self.settings = settings or BanditSettings()
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Bandit:
+        if not argument:
+            return cls()
+        try:
+            worth = float(argument)
+        except ValueError:
+            worth = math.nan
+        if not 0.0 <= worth < math.inf:
+            raise InputError(
+                f"WORTH of policy bandit:WORTH is {argument!r}; it must be a number of 0 or more"
+            )
+        return cls(BanditSettings(speed_worth=worth))
 
     def reset(self, context: PolicyContext) -> Plan:
         s = self.settings

@@ -7,6 +7,7 @@ from policy_world import context
 
 from harness.errors import InputError, UnknownName
 from harness.policy import DEFAULT_ARMS, make, names, usage
+from harness.policy.bandit import BanditSettings
 from harness.policy.base import PolicyContext
 from harness.policy.cadence import Cadence
 from harness.policy.static import StaticK
@@ -20,6 +21,8 @@ def test_specifications() -> None:
     assert (cadence.every, cadence.k) == (250, 4)
     assert (make("cadence").every, make("cadence:@2").k) == (None, 2)  # type: ignore[attr-defined]
     assert make("cadence:48@6").name == "cadence:48@6"
+    assert make("bandit:0.35").settings.speed_worth == 0.35  # type: ignore[attr-defined]
+    assert make("bandit").settings.speed_worth == BanditSettings().speed_worth  # type: ignore[attr-defined]
 
 
 def test_every_default_arm_can_be_made_and_starts() -> None:
@@ -34,7 +37,7 @@ def test_every_default_arm_can_be_made_and_starts() -> None:
 @pytest.mark.parametrize(
     "spec",
     ["static:-1", "static:x", "static:", "static", "static:2.5", "static:٣", "cadence:0", "cadence:x@3",
-     "cadence:4@", "cadence:400@-1", "bandit:3", "none:0", "schedule:x"],
+     "cadence:4@", "cadence:400@-1", "bandit:x", "bandit:-1", "bandit:nan", "bandit:inf", "none:0", "schedule:x"],
 )  # fmt: skip
 def test_nonsense_is_refused_with_a_sentence(spec: str) -> None:
     with pytest.raises(InputError, match=r"must be|takes no argument"):
