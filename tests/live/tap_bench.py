@@ -27,7 +27,7 @@ class Bench:
         self.brain = runner.pop("brain", None) or HashBrain()
         self.runner = FakeRunner(self.brain, **runner)
         self.tap = Tap(self.runner, self.link)
-        self.assembler = Assembler(() if eos is None else (eos,), branches)
+        self.assembler = Assembler(() if eos is None else (10**6, eos), branches)
         self.branches = branches
         self.eos = eos
 
