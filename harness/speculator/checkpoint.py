@@ -46,9 +46,15 @@ class Snapshot:
         )
 
 
-def snapshot(drafter: Drafter, samples: int = 0, verifier_version: int = 0) -> Snapshot:
-    """A copy of the drafter's weights as they are now."""
-    weights = {name: p.detach().clone() for name, p in drafter.named_parameters()}
+def snapshot(
+    drafter: Drafter,
+    samples: int = 0,
+    verifier_version: int = 0,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Snapshot:
+    """A copy of the drafter's weights as they are now, or of `weights` in their place."""
+    weights = dict(drafter.named_parameters()) if weights is None else weights
+    weights = {name: w.detach().clone() for name, w in weights.items()}
     vocabulary = DraftVocabulary(drafter.vocabulary.ids.clone(), drafter.vocabulary.target_size)
     print_ = vocabulary.fingerprint()
     return Snapshot(

@@ -17,6 +17,7 @@ from torch import distributed
 
 from harness.contract import TrainPlan
 from harness.rng import stream
+from harness.speculator.average import Average
 from harness.speculator.buffer import BufferSettings, ReplayBuffer
 from harness.speculator.checkpoint import Snapshot, load_into, snapshot
 from harness.speculator.drafters.base import Drafter
@@ -72,7 +73,7 @@ class Learner:
         self.drafter = drafter
         self.settings = settings
         self._head = head
-        self._verifier_version = 0
+        self.verifier_version = 0
         self.buffer = ReplayBuffer(settings.buffer_bytes, stream(seed, "buffer"), _buffer_settings(settings))
         self.heldout = HeldOut(
             settings.heldout_share,
@@ -85,6 +86,7 @@ class Learner:
         self.optimiser = torch.optim.AdamW(
             drafter.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0
         )
+        self.average = Average(drafter, settings.average)
         self.steps = 0
         self.samples = 0
         """Traces trained on, repeats counted."""
@@ -109,7 +111,7 @@ class Learner:
     def add(self, trace: Trace) -> None:
         """Take one request's trace; a share of them is held out and never trained on."""
         self._present = [*self._present[-RECENT_TRACES + 1 :], (trace.domain, trace.tenant)]
-        if trace.verifier_version < self._verifier_version:
+        if trace.verifier_version < self.verifier_version:
             self.buffer.add(trace)  # counted there as stale
             return
         self._outputs.append(trace.tokens[trace.prompt_tokens :].clone())
@@ -128,7 +130,7 @@ class Learner:
 
     def set_verifier(self, version: int, head: torch.Tensor, embedding: torch.Tensor) -> None:
         """The target changed: what was traced under the old one is void."""
-        self._verifier_version = version
+        self.verifier_version = version
         self._head = head
         self.drafter.set_embedding(embedding)
         self.judge.set_embedding(embedding)
@@ -202,6 +204,7 @@ class Learner:
             group["lr"] = s.lr * boost * min(1.0, (self.steps + 1) / max(1, self._warmup))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self.average.update()
         self._restart = max(0, self._restart - 1)
         return norm
 
@@ -233,14 +236,15 @@ class Learner:
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in state:
                     state[name] = carried(state[name], kept, torch.zeros_like(state[name]))
-            head.copy_(carried(head, kept, self._head[new.ids]))
+            for rows in (head, self.average.of(head)):
+                rows.copy_(carried(rows, kept, self._head[new.ids]))
         old.become(new)
 
     # --- candidates out ---
 
     def candidate(self) -> Snapshot:
-        """The weights as they are now."""
-        return snapshot(self.drafter, self.samples, self._verifier_version)
+        """What the learner would offer now: the average of its weights over the last steps."""
+        return snapshot(self.drafter, self.samples, self.verifier_version, self.average.weights())
 
     def vet(self, candidate: Snapshot, serving: Snapshot) -> Verdict:
         """Whether the candidate may be offered. A refused one is remembered; where all traffic loses, training
@@ -256,6 +260,7 @@ class Learner:
         self.quarantined.append(verdict.reason)
         if verdict.undo:
             load_into(self.drafter, self._good)
+            self.average.restart()
             self.optimiser.state.clear()
         return verdict
 

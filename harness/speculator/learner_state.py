@@ -16,6 +16,7 @@ from harness.speculator import checkpoint
 from harness.speculator.learner import Learner
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_AVERAGE = "average"
 
 
 def save_learner(learner: Learner, folder: Path) -> None:
@@ -23,7 +24,7 @@ def save_learner(learner: Learner, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = learner.candidate()
+    found = checkpoint.snapshot(learner.drafter, learner.samples, learner.verifier_version)
     checkpoint.save(found, folder / "drafter.safetensors")
     beside = folder / f"optimiser.{os.getpid()}.tmp"
     save_file(_moments(learner), str(beside))
@@ -54,12 +55,14 @@ def load_learner(learner: Learner, folder: Path) -> None:
         state = {m: moments[f"{name}/{m}"] for m in _MOMENTS if f"{name}/{m}" in moments}
         if state:
             learner.optimiser.state[parameter] = dict(state)
+        learner.average.of(parameter).copy_(moments[f"{name}/{_AVERAGE}"])
     learner.steps, learner.samples = record["steps"], record["samples"]
 
 
 def _moments(learner: Learner) -> dict[str, torch.Tensor]:
     names: dict[torch.Tensor, str] = {p: name for name, p in learner.drafter.named_parameters()}
-    return {
+    averages = {f"{name}/{_AVERAGE}": w.contiguous() for name, w in learner.average.weights().items()}
+    return averages | {
         f"{names[p]}/{m}": torch.as_tensor(state[m]).contiguous()
         for p, state in learner.optimiser.state.items()
         for m in _MOMENTS

@@ -303,7 +303,7 @@ def test_medusa_learns_a_toy() -> None:
 def small_learner(kind: str, target: Any, vocabulary: Any, traces: Any) -> Learner:
     objectives = {"forward_kl": 1.0, "discard": 0.5, "policy_gradient": 0.1}
     settings = LearnerSettings(
-        objectives=objectives, depth=K, batch=4, lr=1e-2, heldout_share=1e-9, store="float32"
+        objectives=objectives, depth=K, batch=4, lr=1e-2, heldout_share=1e-9, store="float32", average=0.0
     )
     learner = Learner(make_drafter(kind, target, vocabulary, 5), target.head, settings, seed=0)
     for trace in traces:

@@ -80,6 +80,27 @@ def test_a_resumed_learner_goes_on_exactly(tmp_path):
     assert found.candidate().weights_print == other.candidate().weights_print
 
 
+def test_a_candidate_is_the_moving_average_of_the_weights():
+    found = fed(replace(SETTINGS, average=0.75))
+    wanted = {name: w.detach().clone() for name, w in found.drafter.named_parameters()}
+    for _ in range(3):
+        found.step()
+        for name, w in found.drafter.named_parameters():
+            wanted[name] += 0.25 * (w.detach() - wanted[name])
+    offered = found.candidate().weights
+    for name, average in wanted.items():
+        torch.testing.assert_close(offered[name], average)
+    latest = dict(found.drafter.named_parameters())
+    assert any(not torch.equal(offered[name], latest[name]) for name in offered)
+
+
+def test_without_averaging_a_candidate_is_the_weights_themselves():
+    found = fed(replace(SETTINGS, average=0.0))
+    found.step()
+    offered = found.candidate().weights
+    assert all(torch.equal(offered[name], w) for name, w in found.drafter.named_parameters())
+
+
 def test_traces_are_reused_only_as_often_as_told():
     found = fed(replace(SETTINGS, reuse=1.0))
     steps = 0
