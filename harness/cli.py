@@ -180,13 +180,25 @@ def validate(
         Path | None,
         typer.Option(metavar="RUN", help="Live run: simulate it again, with its own latency model."),
     ] = None,
+    acceptance: Annotated[
+        str | None,
+        typer.Option(help="With --live: 'replay' (as recorded, the default) or 'model' (learnt anew)."),
+    ] = None,
     published: Annotated[bool, typer.Option(help="Check against the published figures instead.")] = False,
     as_json: Json = False,
 ) -> None:
     """Simulate a measured run, a live one or the published tables, and print the errors."""
-    if live is not None:
-        _validate_live(live, latency, measured is not None or published, as_json)
+    from harness.errors import InputError, UnknownName
     from harness.show import validation_table
+
+    if acceptance not in (None, "replay", "model"):
+        raise UnknownName("acceptance of --live", acceptance, ("replay", "model"))
+    if live is not None:
+        if measured is not None or published:
+            raise InputError("--live stands alone: give --measured or --published in a call of its own")
+        _validate_live(live, latency, acceptance == "model", as_json)
+    if acceptance is not None:
+        raise InputError("--acceptance says how a live run is simulated; give --live RUN with it")
     from harness.sim.validate import validate as run
 
     result = run(measured=measured, latency=latency, published=published)
@@ -194,18 +206,20 @@ def validate(
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _validate_live(run: Path, latency: str | None, another: bool, as_json: bool) -> None:
-    from harness.errors import InputError
-    from harness.show import cell_progress, side_by_side_table
+def _validate_live(run: Path, latency: str | None, learnt: bool, as_json: bool) -> None:
+    from harness.errors import require_learning
+    from harness.show import cell_progress, curves_table, side_by_side_table
+    from harness.validate_learning import validate_learning
     from harness.validate_live import validate_live
     from reports import write_report
 
-    if another:
-        raise InputError("--live stands alone: give --measured or --published in a call of its own")
+    if learnt:
+        require_learning()
+    validate, table = (validate_learning, curves_table) if learnt else (validate_live, side_by_side_table)
     with cell_progress() as on_cell:
-        result = validate_live(run, latency, on_cell, finish=write_report)
+        result = validate(run, latency, on_cell, finish=write_report)
     write_report(run)
-    _answer(as_json, result, lambda: side_by_side_table(result))
+    _answer(as_json, result, lambda: table(result))
     raise typer.Exit(0 if result["ok"] else 1)
 
 

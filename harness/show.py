@@ -171,6 +171,31 @@ def _error(found: Mapping[str, Any] | None) -> str:
     return f"{found['error']:+.1%}{' *' if found['within'] is False else ''}"
 
 
+def curves_table(result: Mapping[str, Any]) -> Group:
+    """Acceptance length along the requests, live and learnt anew by the simulator."""
+    table = _table(("arm", "", *(f"{i * result['block']}-" for i in range(_points(result))), "apart, most"))
+    for arm, entry in result["arms"].items():
+        largest = "-" if entry["largest"] is None else f"{entry['largest']:.2f}"
+        table.add_row(arm, "live", *map(_length, entry["live"]), largest + ("" if entry["within"] else " *"))
+        table.add_row("", "simulated", *map(_length, entry["simulated"]), "")
+    pace = result["samples_per_second"]
+    trained = "nothing was trained" if pace is None else f"the trainer's pace was {pace:.1f} traces a second"
+    return Group(
+        _title(f"{result['scenario']}: acceptance length by request, mean over seeds; bar: {result['bar']}"),
+        table,
+        Text(f"{trained}; points of {result['block']} requests"),
+        Text("within the bar" if result["ok"] else "NOT within the bar (*)", "bold"),
+    )
+
+
+def _points(result: Mapping[str, Any]) -> int:
+    return max(len(entry["live"]) for entry in result["arms"].values())
+
+
+def _length(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def calibration_table(result: Mapping[str, Any]) -> Group:
     """Held-out errors by operation and of whole steps, fitted gaps, cross-checks."""
     lines: list[Any] = _engine(result["engine"]) if result["engine"] else []
