@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from harness.contract import STATIC, Observation
 from harness.policy.promotion import heldout_difference
 
-LOOKS = 2
-"""Candidates seen after a (re)start before its rate counts as known."""
+LOOKS = 4
+"""Candidates seen after a (re)start before its rate counts as known: the first ones are of the learner's warm-up, and
+judged by few held-out texts."""
 
 KEEP = 0.7
 """Weight that a candidate's evidence keeps when the next one is seen: some three are averaged."""
