@@ -172,24 +172,27 @@ def _error(found: Mapping[str, Any] | None) -> str:
 
 
 def curves_table(result: Mapping[str, Any]) -> Group:
-    """Acceptance length along the requests, live and learnt anew by the simulator."""
-    table = _table(("arm", "", *(f"{i * result['block']}-" for i in range(_points(result))), "apart, most"))
-    for arm, entry in result["arms"].items():
-        largest = "-" if entry["largest"] is None else f"{entry['largest']:.2f}"
-        table.add_row(arm, "live", *map(_length, entry["live"]), largest + ("" if entry["within"] else " *"))
-        table.add_row("", "simulated", *map(_length, entry["simulated"]), "")
+    """Acceptance length along the requests, live / learnt anew by the simulator; then how far apart they are."""
+    arms, block = result["arms"], result["block"]
+    table = _table(("requests from", *arms))
+    for i in range(max(len(entry["live"]) for entry in arms.values())):
+        table.add_row(f"{i * block:,}", *(_point(entry, i) for entry in arms.values()))
+    table.add_section()
+    table.add_row("mean difference", *(_length(entry["mean"]) for entry in arms.values()))
+    largest = (_length(e["largest"]) + ("" if e["within"] else " *") for e in arms.values())
+    table.add_row("largest difference", *largest)
     pace = result["samples_per_second"]
     trained = "nothing was trained" if pace is None else f"the trainer's pace was {pace:.1f} traces a second"
     return Group(
-        _title(f"{result['scenario']}: acceptance length by request, mean over seeds; bar: {result['bar']}"),
+        _title(f"{result['scenario']}: acceptance length, live / simulated with its own learner"),
         table,
-        Text(f"{trained}; points of {result['block']} requests"),
+        Text(f"means over seeds; {trained}; bar: {result['bar']} at every point"),
         Text("within the bar" if result["ok"] else "NOT within the bar (*)", "bold"),
     )
 
 
-def _points(result: Mapping[str, Any]) -> int:
-    return max(len(entry["live"]) for entry in result["arms"].values())
+def _point(entry: Mapping[str, Any], i: int) -> str:
+    return f"{_length(entry['live'][i])} / {_length(entry['simulated'][i])}"
 
 
 def _length(value: float | None) -> str:
