@@ -46,7 +46,8 @@ def install_live(session: nox.Session, *extras: str) -> None:
             session.install("vllm>=0.25.1")
         else:
             session.install(TORCH, CPU_VLLM)
-            session.run("python", "-m", "pip", "uninstall", "--quiet", "-y", *NOT_LOADING)
+    if not has_gpu:
+        session.run("python", "-m", "pip", "uninstall", "--quiet", "-y", *NOT_LOADING, silent=True)
     session.install("-e", f".[{','.join(('learn', *extras))}]", "aiohttp>=3.10,<4")
 
 
