@@ -75,8 +75,8 @@ def curves(model: str, domain: str, seed: int) -> dict[str, list[float]]:
     pools = Pools(made_model(model), 1024)
     order = stream(seed, "objectives").permutation(len(pools.pool(0, domain)))[: TEXTS + HELD]
     head = vllm_head.load(pools.model.head, pools.target(0))
-    traces = [_trace(head, pools, domain, int(i)) for i in order[:TEXTS]]
-    held = [replace(pools.pool(0, domain).trace(int(i)), request_id=int(i)) for i in order[TEXTS:]]
+    traces = [traced(head, pools, domain, int(i)) for i in order[:TEXTS]]
+    held = held_out(pools, domain, order[TEXTS:].tolist())
     return {name: _curve(pools, weights, traces, held, seed) for name, weights in OBJECTIVES.items()}
 
 
@@ -98,7 +98,12 @@ def _curve(
     return found
 
 
-def _trace(head: Eagle3, pools: Pools, domain: str, i: int) -> Trace:
+def held_out(pools: Pools, domain: str, texts: list[int]) -> list[Trace]:
+    """Texts to judge by, not drafted by anyone."""
+    return [replace(pools.pool(0, domain).trace(i), request_id=i, domain=domain) for i in texts]
+
+
+def traced(head: Eagle3, pools: Pools, domain: str, i: int) -> Trace:
     """Text i with the verify steps of the static head and what the target thought of refused drafts."""
     target = pools.target(0)
     trace = replace(pools.pool(0, domain).trace(i, K), domain=domain, request_id=i)
