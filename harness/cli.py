@@ -218,7 +218,8 @@ def _validate_live(run: Path, latency: str | None, learnt: bool, as_json: bool) 
     validate, table = (validate_learning, curves_table) if learnt else (validate_live, side_by_side_table)
     with cell_progress() as on_cell:
         result = validate(run, latency, on_cell, finish=write_report)
-    write_report(run)
+    if not learnt:
+        write_report(run)  # shows the side by side
     _answer(as_json, result, lambda: table(result))
     raise typer.Exit(0 if result["ok"] else 1)
 

@@ -78,7 +78,8 @@ def trainer_pace(run: Run) -> float | None:
 
 
 def _scenario(run: Run, pace: float | None) -> Scenario:
-    """The run's own, on its engine, with its trainer's pace."""
+    """The run's own, on its engine, with its trainer's pace. Batch and buffer are the learner's own settings, and a
+    trainer that names them is refused."""
     scenario = scenario_of(run)
     told: Mapping[str, Any] = run.info["configuration"]["engine"]
     engine = Engine(**{name: told[name] for name in Engine.model_fields if name in told})

@@ -87,6 +87,23 @@ def test_another_drafter_is_outside_the_bar(run):
     assert found["arms"]["static:3"]["largest"] > found["bar"]
 
 
+def test_a_point_that_one_side_alone_has_is_outside(run):
+    log = read_run(run)
+
+    class Silent:
+        path, arms, seeds = run, ("static:3",), (0,)
+
+        def requests(self, arm, seed, columns):
+            rows = log.requests(arm, seed, columns).sort_values(["arrival", "request_id"])
+            rows.loc[rows.index[:BLOCK], "verify_steps"] = 0
+            return rows
+
+    entry = compare_curves(log, Silent())["arms"]["static:3"]  # type: ignore[arg-type]
+    assert entry["simulated"][0] is None
+    assert entry["largest"] == 0.0
+    assert not entry["within"]
+
+
 def test_the_command_and_its_mistakes(run, capsys, tmp_path):
     told = json.loads((run / "run.json").read_text())
     other = tmp_path / "run"

@@ -17,7 +17,8 @@ BAR = 0.15
 
 def compare_curves(live: Run, sim: Run) -> dict[str, Any]:
     """Per arm of `sim`: `live` and `simulated` curves (mean over seeds, a point per `BLOCK` requests in order of
-    arrival, None where nothing was drafted), the `largest` difference and whether it is `within` the bar.
+    arrival, None where nothing was drafted), the `largest` difference and whether it is `within` the bar. A point that
+    one side alone has is not.
 
     Raises InputError when an arm or seed of `sim` is not in `live`, or the numbers of requests differ."""
     arms = {arm: _arm(live, sim, arm) for arm in sim.arms}
@@ -34,13 +35,14 @@ def _arm(live: Run, sim: Run, arm: str) -> dict[str, Any]:
     here, there = (c.mean(0) for c in curves)
     apart = np.abs(here - there)
     known = ~np.isnan(apart)
+    alone = (np.isnan(here) != np.isnan(there)).any()
     largest = float(apart[known].max()) if known.any() else None
     return {
         "live": _plain(here),
         "simulated": _plain(there),
         "largest": largest,
         "mean": float(apart[known].mean()) if known.any() else None,
-        "within": largest is not None and largest <= BAR,
+        "within": largest is not None and largest <= BAR and not bool(alone),
     }
 
 

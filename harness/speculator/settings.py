@@ -24,7 +24,7 @@ class LearnerSettings:
     objectives: Mapping[str, float] = field(default_factory=lambda: {"forward_kl": 1.0})
     """Weight of each objective; a plan that names its own overrides them."""
     depth: int = 3
-    """Draft steps that training unrolls: a fourth costs a third more time and teaches next to nothing."""
+    """Draft steps that training unrolls: a fourth costs a quarter more time and teaches next to nothing."""
     decay: float = 0.8
     """Weight of a row is decay ** depth (Aurora: 0.8)."""
     lr: float = 4e-3
