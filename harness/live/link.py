@@ -27,7 +27,8 @@ from harness.errors import MissingPart
 from harness.live.ring import Ring
 
 CONFIG_KEY = "specdrift_link"
-"""Key of vLLM's `--additional-config` that names the folder."""
+RESTS_KEY = "specdrift_rests"
+"""Keys of vLLM's `--additional-config`: the folder; false where the drafter shall not rest (`resting.py`)."""
 
 MAX_BATCH = 4096
 STEPS_BYTES = 16 << 20

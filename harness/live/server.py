@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MissingPart
-from harness.live.link import CONFIG_KEY, Link
+from harness.live.link import CONFIG_KEY, RESTS_KEY, Link
 from harness.live.models import ModelSpec
 
 START_SECONDS = 600.0
@@ -53,6 +53,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 0
     prefix_caching: bool = False
+    rest: bool = True
+    """At K = 0 the drafter may rest (`resting.py`); else its first pass runs in every step, as in vLLM."""
     extra: tuple[str, ...] = ()
     """More flags of vLLM's own."""
 
@@ -67,7 +69,7 @@ class ServerConfig:
             "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
             "--scheduler-cls", f"harness.live.scheduler.{scheduler}",
             "--worker-cls", "harness.live.worker.LiveWorker",
-            "--additional-config", json.dumps({CONFIG_KEY: str(self.link)}),
+            "--additional-config", json.dumps(self._additional()),
         ]  # fmt: skip
         if m.device == "cpu":
             flags += ["--enforce-eager", "--distributed-executor-backend", "uni"]
@@ -76,6 +78,9 @@ class ServerConfig:
         if self.drafter:
             flags += ["--speculative-config", json.dumps(self._speculation())]
         return [*flags, *self.extra]
+
+    def _additional(self) -> dict[str, Any]:
+        return {CONFIG_KEY: str(self.link)} | ({} if self.rest else {RESTS_KEY: False})
 
     def _speculation(self) -> dict[str, Any]:
         """Every K is in the start-up schedule, since CUDA graphs are captured for those alone."""

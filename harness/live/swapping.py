@@ -25,6 +25,7 @@ from torch import nn
 
 from harness.errors import InputError, SpecdriftError
 from harness.live.link import Link
+from harness.live.resting import RestingDrafter
 from harness.live.swap import Prepared, prepare
 from harness.live.tap import Tap
 from harness.speculator import checkpoint
@@ -36,11 +37,19 @@ IDLE_WAIT = 0.02
 class SwapServer:
     """Owns which weights serve. `enter_step` and `leave_step` are called by the engine's own thread."""
 
-    def __init__(self, link: Link, target: nn.Module, drafter: nn.Module | None, tap: Tap | None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        target: nn.Module,
+        drafter: nn.Module | None,
+        tap: Tap | None,
+        resting: RestingDrafter | None = None,
+    ) -> None:
         self._link = link
         self._target = target
         self._drafter = drafter
         self._tap = tap
+        self._resting = resting
         self._step = threading.Lock()
         self._in_step = False
         self._waiting: Callable[[], None] | None = None
@@ -99,6 +108,8 @@ class SwapServer:
             "pid": os.getpid(),
             "has_drafter": self._drafter is not None,
             "tap_error": self._tap.error if self._tap is not None else "",
+            "drafter_rested": self._resting.rested if self._resting is not None else 0,
+            "drafter_error": self._resting.error if self._resting is not None else "",
             "traces": self._link.traces.written,
             "dropped": self._link.traces.dropped,
         }

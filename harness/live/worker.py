@@ -1,4 +1,4 @@
-"""The worker in the server: vLLM's own, with the trace tap and a socket on which weights are swapped in.
+"""The worker in the server: vLLM's own, with the trace tap, a drafter that rests, and a socket for new weights.
 
 `--worker-cls harness.live.worker.LiveWorker`. A worker class, not a worker extension, because an extension is only
 reached through `collective_rpc`, whose endpoint exists in developer mode alone and lets any client call any method.
@@ -11,6 +11,7 @@ from typing import Any
 from vllm.platforms import current_platform
 
 from harness.live.link import Link
+from harness.live.resting import RestingDrafter, rests
 from harness.live.swapping import SwapServer
 from harness.live.tap import Tap
 
@@ -33,9 +34,12 @@ class LiveWorker(Base):
             return
         runner = self.model_runner
         drafter = getattr(getattr(runner, "drafter", None), "model", None)
+        resting: RestingDrafter | None = None
         if drafter is not None and hasattr(runner, "propose_draft_token_ids"):
             self._tap = Tap(runner, link)
-        self._swaps = SwapServer(link, runner.get_model(), drafter, self._tap)
+            if rests(runner, self.vllm_config):
+                resting = RestingDrafter(runner)
+        self._swaps = SwapServer(link, runner.get_model(), drafter, self._tap, resting)
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """One step begins: the only moment at which weights change hands while requests run."""

@@ -6,11 +6,13 @@ Runs only where vLLM is installed (`nox -s live-tests`); makes model `tiny` wher
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ pytest.importorskip("vllm")
 
 from harness.contract import TRAINED, Observation, Plan, TrainPlan, constant_k
 from harness.live import run as live_run
+from harness.live.assemble import Assembler
 from harness.live.cell import Station, run_cell
 from harness.live.link import STEP, STEP_ROW, Link
 from harness.live.load import Ask, drive
@@ -32,7 +35,10 @@ from harness.live.workload import Workload
 from harness.policy import Policy, PolicyContext
 from harness.runlog import CellWriter, read_run
 from harness.speculator import checkpoint
+from harness.speculator.rows import sequences_of
+from harness.speculator.target import Ends
 from harness.speculator.texts import load_tokenizer
+from harness.speculator.tiny import vllm_head
 from harness.validate_live import validate_live
 from reports import write_report
 from workloads.scenario import load_scenario, parse_scenario
@@ -140,6 +146,50 @@ def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
     beside = validate_live(out)
     for arm in beside["arms"].values():
         assert abs(arm["metrics"]["tokens_per_second"]["error"]) < 0.2
+
+
+def test_a_drafter_that_rested_drafts_as_if_it_had_not(station, model, tmp_path):
+    """K goes up and down under load; each draft must be the one that the head makes with all it should know. Before
+    any test that starts the station's trainer, which reads the traces that are read here."""
+    assert station.trainer is None
+    link, worker = station.server.link, Worker(station.server.link)
+    ends = Ends.load(Path(model.target))
+    head = vllm_head.load(Path(model.head), ends)
+    checkpoint.save(checkpoint.snapshot(head), tmp_path / "static.safetensors")
+    assert worker.swap(tmp_path / "static.safetensors", 1)["ok"]
+    link.control.set("sample", 1.0)
+    over, records = threading.Event(), []
+
+    def plan_and_read() -> None:
+        for k in itertools.cycle((0, 3)):
+            link.control.write_schedule(constant_k(k))
+            stop = over.wait(0.25)
+            records.extend(link.traces.take())
+            if stop:
+                return
+
+    planner = threading.Thread(target=plan_and_read)
+    planner.start()
+    try:
+        answer_all(station, asks_of(model, 40))
+    finally:
+        over.set()
+        planner.join()
+        link.control.set("sample", 0.0)
+    equal = total = late = 0
+    for trace in Assembler([], 0).feed(records):
+        batch = sequences_of([trace])
+        want = head.draft(batch, 3).tokens[0, trace.at - batch.start]
+        asked = trace.drafted >= 0
+        equal += int((want[:, : trace.drafted.shape[1]] == trace.drafted)[asked].sum())
+        total += int(asked.sum())
+        late += int((trace.at.diff() > 4).sum())
+    state = worker.state()
+    assert state["drafter_error"] == ""
+    assert state["drafter_rested"] > 20
+    assert total > 200
+    assert late > 5  # verify steps behind a rest, within a request
+    assert equal >= 0.98 * total  # states come as bfloat16: ties
 
 
 def test_learning_reaches_the_server(station, model, tmp_path):
