@@ -15,7 +15,7 @@ import torch
 
 from harness.live.link import RESTS_KEY
 
-MOST_TOKENS = 512
+MOST_TOKENS = 1024
 """Put aside at most: it bounds the memory (hidden states of three layers each) and how long the pass takes."""
 
 
