@@ -90,7 +90,7 @@ class BanditSettings:
     horizon: float = 60.0
     """Seconds for which what is learnt is expected to last before any shift was seen."""
     patience: float = 300.0
-    """Seconds without a figure to judge by before the trainer is paused, and of a pause before another look."""
+    """Seconds without a figure to judge by before the trainer is paused, and of the longest pause."""
     mix_change: float = 0.25
     """Total variation of the traffic mix that wakes a paused trainer."""
 

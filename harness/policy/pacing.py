@@ -32,6 +32,10 @@ def queued(observation: Observation) -> bool:
     return observation.waiting > max(1.0, QUEUE * observation.running)
 
 
+FIRST_PAUSE = 30.0
+"""Seconds of the first pause after a shift; each further one is twice as long, up to the policy's patience. Held-out
+figures are noisy, and a pause ends what would correct them."""
+
 TRIAL = 20.0
 """Seconds that a trainer of unknown interference stands aside in a peak, then works, and so on."""
 
@@ -69,13 +73,14 @@ class TrainerPacing:
     """Trains while that pays (`payback.py`), and not in a peak that the trainer makes worse.
 
     Resumes on a shift, a verifier update, when the mix has moved by `mix_change` in total variation since the
-    pause, and after `patience` seconds for another look, for a pause may rest on noise.
+    pause, and for another look after a time that grows from pause to pause up to `patience` seconds.
     """
 
     def __init__(self, payback: Payback, price: float, patience: float, mix_change: float) -> None:
         self._payback = payback
         self._price, self._patience, self._mix_change = price, patience, mix_change
         self._paused: tuple[float, np.ndarray] | None = None
+        self._pause = FIRST_PAUSE
         self._last_shift = -math.inf
         self._peaks = Peaks()
         self._worked = 0.0
@@ -95,10 +100,12 @@ class TrainerPacing:
         busy = self._busy(observation, not aside)
         if self._shift(observation.time, traffic.slow_mix, shifted):
             self._payback.shift(observation.time, busy)
-            self._paused = None
-        elif self._paused is not None and observation.time - self._paused[0] > self._patience:
+            self._paused, self._pause = None, FIRST_PAUSE
+        elif self._paused is not None and observation.time - self._paused[0] >= min(
+            self._pause, self._patience
+        ):
             self._payback.restart(observation.time, busy)
-            self._paused = None
+            self._paused, self._pause = None, 2.0 * self._pause
         price = max(LEAST_PRICE, self._price + math.expm1(max(0.0, interference[0])))
         if self._paused is not None:
             if not self._payback.resumes(observation.time, price):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -129,11 +130,14 @@ def test_a_shift_wakes_the_trainer_and_its_second_sign_is_not_another_one() -> N
     assert pacing._payback.lasts(40.0) == 50.0
 
 
-def test_a_pause_gets_another_look_after_patience() -> None:
-    said = drive(paced(1.0, patience=40.0), 70, 0.0)
-    assert not any(said[10:40])
-    assert any(said[44:50])
-    assert not any(said[60:70])
+def test_a_pause_gets_another_look_and_each_next_one_later_up_to_patience() -> None:
+    def pauses(patience: float, shifts: tuple[int, ...] = ()) -> list[int]:
+        runs = groupby(drive(paced(1.0, patience=patience), 500, 0.0, shifts))
+        return [sum(1 for _ in run) for on, run in runs if not on]
+
+    assert pauses(300.0)[:3] == [30, 60, 120]
+    assert pauses(45.0)[:4] == [30, 45, 45, 45]
+    assert pauses(300.0, shifts=(60,))[2:4] == [30, 60]
 
 
 def test_what_lasted_longer_than_expected_is_trained_on_after_all() -> None:
@@ -146,7 +150,7 @@ def test_what_lasted_longer_than_expected_is_trained_on_after_all() -> None:
 
 def test_a_trainer_for_nothing_still_stops() -> None:
     assert all(drive(paced(0.0), 40, 0.001))
-    assert not any(drive(paced(0.0), 40, LEAST_PRICE / 1000)[20:])
+    assert not any(drive(paced(0.0), 30, LEAST_PRICE / 1000)[20:])
 
 
 def test_a_trainer_that_slows_the_server_has_a_price() -> None:
