@@ -92,7 +92,11 @@ def live(
     requests: Annotated[int, typer.Option(min=1, help="Requests of each arm and seed.")] = 110,
     load: Annotated[
         float | None,
-        typer.Option(help="Factor on arrival rates, above 0; default: by this server's capacity."),
+        typer.Option(help="Factor on arrival rates, above 0; default: see --utilisation."),
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(help="Offered load as a share of what this server does without drafts; default: 0.7."),
     ] = None,
     max_k: Annotated[int | None, typer.Option(min=1, help="Largest number of draft tokens.")] = None,
     simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,
@@ -119,6 +123,7 @@ def live(
         seeds=range(seed, seed + seeds),
         requests=requests,
         load=load,
+        utilisation=utilisation,
         max_k=max_k,
     )
     out = out or Path("runs") / f"live-{job.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"

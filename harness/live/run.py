@@ -48,8 +48,10 @@ class LiveJob:
     seeds: tuple[int, ...]
     requests: int
     load: float | None
-    """Factor on the scenario's arrival rate; None: by `UTILISATION`."""
+    """Factor on the scenario's arrival rate; None: by `utilisation`."""
     max_k: int
+    utilisation: float = UTILISATION
+    """Offered tokens as a share of what the server does without speculation at full concurrency."""
 
 
 def prepare(
@@ -60,6 +62,7 @@ def prepare(
     seeds: Sequence[int] = (0,),
     requests: int | None = None,
     load: float | None = None,
+    utilisation: float | None = None,
     max_k: int | None = None,
 ) -> LiveJob:
     """Fill in defaults and refuse, in one sentence, what could not run; nothing is started yet."""
@@ -81,10 +84,14 @@ def prepare(
         )
     if load is not None and not load > 0:
         raise InputError(f"load is {load}; a factor on arrival rates must be above 0")
+    if utilisation is not None and not utilisation > 0:
+        raise InputError(f"utilisation is {utilisation}; a share of the server's capacity must be above 0")
+    if load is not None and utilisation is not None:
+        raise InputError("load and utilisation both set the arrival rate; give one of them")
     total = requests or scenario.requests
     if total < 1:
         raise InputError(f"requests is {total}; run at least 1")
-    return LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k)
+    return LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k, utilisation or UTILISATION)
 
 
 def check_arm(arm: str, max_k: int) -> None:
@@ -167,10 +174,14 @@ async def _run(
     model = latency_of(
         [(m, drafter) for drafter, m in known.items()], f"{job.model.name} here", job.model.block_size
     )
-    load = job.load or _load(known, workload)
+    capacity = _capacity(known)
+    load = job.load or job.utilisation * capacity / workload.rate()
     workload = replace(workload, load=load)
     _describe(job, writer, known, model, load)
-    say(f"offered load: {workload.rate() * load:.2f} requests/s")
+    offered = workload.rate() * load
+    say(
+        f"offered load: {offered:.2f} requests/s, {offered / capacity:.2f} of what this server does without drafts"
+    )
     asks = {seed: workload.asks(seed) for seed in job.seeds}
     total, done = len(job.seeds) * len(job.policies), 0
     texts = Texts()
@@ -211,10 +222,9 @@ async def _measure(
     return found
 
 
-def _load(known: Mapping[bool, Measured], workload: Workload) -> float:
-    """The factor that offers `UTILISATION` of what the engine without drafts can do."""
-    capacity = known[min(known)].tokens_per_second
-    return UTILISATION * capacity / (workload.rate() * OUTPUT_TOKENS)
+def _capacity(known: Mapping[bool, Measured]) -> float:
+    """Requests a second that the engine does without drafts at full concurrency."""
+    return known[min(known)].tokens_per_second / OUTPUT_TOKENS
 
 
 def _plain(context: PolicyContext) -> dict[str, Any]:

@@ -41,10 +41,18 @@ def test_an_arm_that_no_server_can_run(servable, arm, why):
         live_run.prepare(load_scenario("domain-shift"), model="m", policies=(arm,))
 
 
-@pytest.mark.parametrize("load", [0.0, -1.0, float("nan")])
-def test_a_load_that_is_none(servable, load):
-    with pytest.raises(InputError, match="above 0"):
-        live_run.prepare(load_scenario("domain-shift"), model="m", load=load)
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["load", "utilisation"])
+def test_a_load_that_is_none(servable, name, value):
+    with pytest.raises(InputError, match=f"{name} is .* above 0"):
+        live_run.prepare(load_scenario("domain-shift"), model="m", **{name: value})
+
+
+def test_the_rate_is_set_once(servable):
+    with pytest.raises(InputError, match="give one of them"):
+        live_run.prepare(load_scenario("domain-shift"), model="m", load=0.3, utilisation=0.25)
+    assert live_run.prepare(load_scenario("domain-shift"), model="m", utilisation=0.25).utilisation == 0.25
+    assert live_run.prepare(load_scenario("domain-shift"), model="m").utilisation == live_run.UTILISATION
 
 
 def test_a_verifier_update_needs_a_successor(servable):
