@@ -75,6 +75,8 @@ def live_facts(info: Mapping[str, Any]) -> list[Fact]:
         facts.append(
             Fact("Model", f"{model['name']} in {model['dtype']} on a {model['device'].upper()}, {engine}")
         )
+    if offered := configuration.get("offered"):
+        facts.append(Fact("Offered load", str(offered), "measured"))
     if texts := info.get("texts"):
         over = next(iter(texts.values()))["over"]
         counts = ", ".join(f"{arm} {t['equal']} of {t['compared']}" for arm, t in texts.items())

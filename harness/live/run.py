@@ -174,14 +174,10 @@ async def _run(
     model = latency_of(
         [(m, drafter) for drafter, m in known.items()], f"{job.model.name} here", job.model.block_size
     )
-    capacity = _capacity(known)
-    load = job.load or job.utilisation * capacity / workload.rate()
-    workload = replace(workload, load=load)
-    _describe(job, writer, known, model, load)
-    offered = workload.rate() * load
-    say(
-        f"offered load: {offered:.2f} requests/s, {offered / capacity:.2f} of what this server does without drafts"
-    )
+    offered = _offered(job, known, workload)
+    workload = replace(workload, load=offered.load)
+    _describe(job, writer, known, model, offered)
+    say(f"offered load: {offered.text}")
     asks = {seed: workload.asks(seed) for seed in job.seeds}
     total, done = len(job.seeds) * len(job.policies), 0
     texts = Texts()
@@ -222,9 +218,27 @@ async def _measure(
     return found
 
 
-def _capacity(known: Mapping[bool, Measured]) -> float:
-    """Requests a second that the engine does without drafts at full concurrency."""
-    return known[min(known)].tokens_per_second / OUTPUT_TOKENS
+@dataclass(frozen=True)
+class Offered:
+    """The offered load, said in three ways."""
+
+    load: float
+    """Factor on the scenario's arrival rate."""
+    requests_per_second: float
+    utilisation: float
+
+    @property
+    def text(self) -> str:
+        share = f"{self.utilisation:.2f} of what this server does without drafts"
+        return f"{self.requests_per_second:.2f} requests/s, {share}"
+
+
+def _offered(job: LiveJob, known: Mapping[bool, Measured], workload: Workload) -> Offered:
+    """By the job's factor, else by its share of what the engine without drafts does at full concurrency."""
+    capacity = known[min(known)].tokens_per_second / OUTPUT_TOKENS
+    rate = workload.rate()
+    load = job.load or job.utilisation * capacity / rate
+    return Offered(load, rate * load, rate * load / capacity)
 
 
 def _plain(context: PolicyContext) -> dict[str, Any]:
@@ -251,12 +265,12 @@ def _header(job: LiveJob) -> dict[str, Any]:
 
 
 def _describe(
-    job: LiveJob, writer: RunWriter, known: Mapping[bool, Measured], model: LatencyModel, load: float
+    job: LiveJob, writer: RunWriter, known: Mapping[bool, Measured], model: LatencyModel, offered: Offered
 ) -> None:
     """Add to run.json what was measured before the run, and on what."""
     first = known[min(known)]
     scenario = job.scenario.model_copy(
-        update={"requests": job.requests, "load": job.scenario.load * load, "max_k": job.max_k}
+        update={"requests": job.requests, "load": job.scenario.load * offered.load, "max_k": job.max_k}
     )
     writer.info |= {
         "latency": {
@@ -285,7 +299,8 @@ def _describe(
             "versions": _versions(),
             "runner": "vLLM V1 model runner",
             "requests": job.requests,
-            "load": load,
+            "load": offered.load,
+            "offered": offered.text,
             "order": "arms forth under one seed, back under the next",
             "before_the_run": {
                 "tokens_per_second_without_drafts": first.tokens_per_second,

