@@ -19,18 +19,11 @@ QUEUE_RATE = 0.1
 LEAST_COST = 0.05
 """Added step time (log factor, upper estimate) below which a trainer is not in the way."""
 
-
 LEAST_PRICE = 0.02
 """Server seconds that a trainer second costs at least: a trainer for nothing would never stop."""
 
 SAME_SHIFT = 5.0
 """Seconds within which signs of a shift (mix, acceptance) are of the same one."""
-
-
-def queued(observation: Observation) -> bool:
-    """Whether requests queue: more wait than a tenth of those that run (and more than one)."""
-    return observation.waiting > max(1.0, QUEUE * observation.running)
-
 
 FIRST_PAUSE = 30.0
 """Seconds of the first pause after a shift; each further one is twice as long, up to the policy's patience. Held-out
@@ -38,6 +31,11 @@ figures are noisy, and a pause ends what would correct them."""
 
 TRIAL = 20.0
 """Seconds that a trainer of unknown interference stands aside in a peak, then works, and so on."""
+
+
+def queued(observation: Observation) -> bool:
+    """Whether requests queue: more wait than a tenth of those that run (and more than one)."""
+    return observation.waiting > max(1.0, QUEUE * observation.running)
 
 
 class Peaks:
