@@ -64,8 +64,9 @@ def style_arms(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Arm]
 
 
 def shorten(text: str, length: int) -> str:
-    """`text`, cut with an ellipsis when longer than `length`."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """`text`, with an ellipsis in its middle when longer than `length`: what tells arms apart may stand at the end."""
+    head = (length - 1) // 2
+    return text if len(text) <= length else text[:head] + "…" + text[head + 1 - length :]
 
 
 def _focus(verdict: Mapping[str, Any]) -> set[str]:

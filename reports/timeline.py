@@ -26,30 +26,43 @@ PANEL = 1.12
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One metric over time: its curve in the series, its title, whether the axis starts at zero."""
+    """One metric over time."""
 
     curve: str
+    """Its name in the series."""
     title: str
     from_zero: bool = True
+    stands_for: str = ""
+    """The curve that it is drawn in place of, where that has nothing."""
 
 
 PANELS = (
     Panel("acceptance_length", "acceptance length (tokens per verify step, bonus included)", False),
+    Panel(
+        "acceptance_of_finished",
+        "acceptance length (tokens per verify step, bonus included, by finish time)",
+        False,
+        stands_for="acceptance_length",
+    ),
     Panel("k", "K (mean over decode steps)"),
     Panel("goodput", "goodput (tokens/s, gross, by finish time)"),
-    Panel("tokens_per_second", "output tokens/s"),
+    Panel("tokens_per_second", "output tokens/s", stands_for="goodput"),
     Panel("batch", "batch (decoding sequences)"),
     Panel("waiting", "waiting requests"),
 )
 
 
 def shown_panels(series: Series) -> tuple[list[Panel], list[Panel]]:
-    """(panels that some arm has numbers for, panels without any); tokens/s only where goodput is nothing."""
-    have = [p for p in PANELS if any(_known(curves.get(p.curve)) for curves in series["arms"].values())]
-    empty = [p for p in PANELS if p not in have]
-    served = any(any(curves["goodput"]) for curves in series["arms"].values())
-    spare = "tokens_per_second" if served else "goodput"
-    return [p for p in have if p.curve != spare], empty
+    """(panels that some arm has numbers for, panels without any); one of a curve and what stands for it."""
+    arms = series["arms"].values()
+    known = {p.curve for p in PANELS if any(_known(curves.get(p.curve)) for curves in arms)}
+    telling = {p.curve for p in PANELS if any(any(curves.get(p.curve) or ()) for curves in arms)}
+    spare = set()
+    for panel in (p for p in PANELS if p.stands_for):
+        stands_in = panel.curve in known and panel.stands_for not in telling
+        spare.add(panel.stands_for if stands_in else panel.curve)
+    rest = [p for p in PANELS if p.curve not in spare]
+    return [p for p in rest if p.curve in known], [p for p in rest if p.curve not in known]
 
 
 def timeline_figure(arms: Sequence[Arm], series: Series, form: str) -> Markup | None:

@@ -19,7 +19,8 @@ def time_series(run: Run, end: float) -> dict[str, Any]:
     """`edges` (BINS + 1 times), per arm the binned curves, `domains` (share of arrivals), `marks` (events).
 
     Curves: acceptance_length, k and batch (means over decode steps), waiting (mean over steps),
-    tokens_per_second (by step), goodput (gross; a request's tokens count where it finished).
+    tokens_per_second (by step), goodput (gross; a request's tokens count where it finished), and
+    acceptance_of_finished (a request's verify steps count where it finished: known without a log of steps).
     `arms` holds their means over seeds, `low` and `high` the least and the greatest seed, `k_share`
     per K the share of decode steps that used it (mean over seeds).
     Marks are those of the first seed: other seeds' lie elsewhere in time.
@@ -43,10 +44,15 @@ def time_series(run: Run, end: float) -> dict[str, Any]:
 def _cell(run: Run, arm: str, seed: int, edges: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Curves of one cell, each float64[BINS], NaN where undefined; decode steps by K, int64[K + 1, BINS]."""
     sums, by_k = _step_sums(run, arm, seed, edges)
-    requests = run.requests(arm, seed, columns=("finish", "output_tokens", "slo_met", "status"))
-    good = requests[(requests["status"] == "finished") & requests["slo_met"]]
+    names = ("finish", "output_tokens", "slo_met", "status", "accepted_tokens", "verify_steps")
+    requests = run.requests(arm, seed, columns=names)
+    finished = requests[requests["status"] == "finished"]
+    good = finished[finished["slo_met"]]
     width = edges[1] - edges[0]
-    served, _ = np.histogram(good["finish"], edges, weights=good["output_tokens"])
+    served, accepted, verified = (
+        np.histogram(rows["finish"], edges, weights=rows[name])[0]
+        for rows, name in ((good, "output_tokens"), (finished, "accepted_tokens"), (finished, "verify_steps"))
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         curves = {
             "acceptance_length": 1.0 + sums["accepted"] / sums["verified"],
@@ -55,6 +61,7 @@ def _cell(run: Run, arm: str, seed: int, edges: np.ndarray) -> tuple[dict[str, n
             "waiting": sums["waiting"] / sums["steps"],
             "tokens_per_second": sums["tokens"] / width,
             "goodput": served / width,
+            "acceptance_of_finished": 1.0 + accepted / verified,
         }
     return curves, by_k
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.compare import best_static, find_pair, summarise, verdict
@@ -193,6 +194,12 @@ def test_series_add_up_to_the_run(tmp_path: Path) -> None:
     assert sum(curves["goodput"]) * width == pytest.approx(good, rel=1e-4)
     assert {k for k in curves["k"] if k is not None} == {3.0}
     assert all(v is None for v in series["arms"]["none"]["acceptance_length"])
+    assert all(v is None for v in series["arms"]["none"]["acceptance_of_finished"])
+    bins = pd.cut(requests["finish"], series["edges"], labels=False, right=False)
+    sums = requests.groupby(bins)[["accepted_tokens", "verify_steps"]].sum()
+    for place, row in sums.iterrows():
+        length = 1 + row["accepted_tokens"] / row["verify_steps"]
+        assert curves["acceptance_of_finished"][place] == pytest.approx(length, abs=1e-6)
     shares = np.array([[v or 0.0 for v in s] for s in series["domains"].values()]).sum(axis=0)
     assert set(np.round(shares, 3)) <= {0.0, 1.0}
     assert [m["kind"] for m in series["marks"]["bandit"]] == ["shift", "publish", "swap", "swap"]

@@ -229,7 +229,9 @@ def test_a_run_without_steps_says_what_it_did_not_record(tmp_path: Path) -> None
                 with CellWriter(run.parts, arm, seed, steps=False) as cell:
                     cell.requests(request_table(seed, 40, 1.0, drafts=arm == "bandit"))
     page, _ = draw(tmp_path / "run")
-    assert re.search(r"Not recorded in this run: acceptance length .* K \(mean", page.words)
+    assert re.search(r"Not recorded in this run: K \(mean", page.words)
+    (alt,) = {a["aria-label"] for _, a in page.tags if "Over time" in a.get("aria-label", "")}
+    assert "acceptance length (tokens per verify step, bonus included, by finish time)" in alt
     assert "measured on a live server" in page.words
     assert "the run does not say where this comes from" in page.words
 

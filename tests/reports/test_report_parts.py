@@ -92,7 +92,8 @@ def test_arms_keep_their_look() -> None:
     assert static.dashes
     assert not bandit.dashes
     assert gone.kind == "missing"
-    assert shorten("a" * 20, 8) == "a" * 7 + "…"
+    assert shorten("bandit+forward-kl-discard", 16) == "bandit+…-discard"
+    assert shorten("bandit+next-token", 17) == "bandit+next-token"
 
 
 # --- marks ---
