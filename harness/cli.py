@@ -150,6 +150,10 @@ def serve(
     events: Annotated[
         Path | None, typer.Option(help="Append every event to this file, a line of JSON each.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Answer Prometheus at this port, /metrics; default: nowhere."),
+    ] = None,
     print_flags: Annotated[
         bool, typer.Option("--print-flags", help="Print how to start the server by hand, and start nothing.")
     ] = False,
@@ -166,7 +170,9 @@ def serve(
     from harness.live.serve import ServeJob, command_line
     from harness.live.serve import serve as run
 
-    job = ServeJob(model_spec(model, cache_only=True), policy, host, port, max_k, prefix_caching, events)
+    job = ServeJob(
+        model_spec(model, cache_only=True), policy, host, port, max_k, prefix_caching, events, metrics_port
+    )
     if print_flags:
         link, words = command_line(job)
         print(words)

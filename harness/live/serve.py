@@ -14,13 +14,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from harness.contract import Event, to_json
-from harness.errors import MissingPart
+from harness.errors import InputError, MissingPart, require
 from harness.live.cell import Station
 from harness.live.controller import Controller
 from harness.live.feed import Feed, Tick
@@ -41,6 +41,8 @@ MOST_RESTARTS = 5
 SPARE_TRAINER = Trainer(own_accelerator=False)
 """The trainer runs on what the server's machine has to spare: its price is what it slows the server by."""
 
+Listener = Callable[[Sequence[Event]], None]
+
 QUIET = {"tick"}
 """Events that are not told on standard error."""
 
@@ -57,6 +59,8 @@ class ServeJob:
     prefix_caching: bool = True
     events: Path | None = None
     """File that gets every event as a line of JSON."""
+    metrics_port: int | None = None
+    """Port that answers Prometheus, on the same interface."""
     seed: int = 0
 
 
@@ -69,6 +73,8 @@ def command_line(job: ServeJob) -> tuple[Link, str]:
 def serve(job: ServeJob, attach: Path | None = None) -> None:
     """Serve until interrupted. `attach`: the link folder of a server that was started by hand."""
     check_arm(job.policy, job.max_k)
+    if job.metrics_port == job.port:
+        raise InputError(f"metrics port {job.port} is the server's own; give another")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_Serving(replace(job, model=at_hand(job.model)), attach).run())
 
@@ -89,17 +95,27 @@ class _Serving:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        sink = Teller(self._job.events)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, self._work, ignore_errors=True)
+            listeners = [self._metrics(stack)] if self._job.metrics_port is not None else []
+            sink = Teller(self._job.events, listeners)
+            stack.callback(sink.close)
             failures = 0
             while not self._stop.is_set() and failures < MOST_RESTARTS:
                 served = await self._once(sink)
                 failures = 0 if served else failures + 1
             if failures >= MOST_RESTARTS:
                 raise MissingPart(f"the server died {failures} times without answering a request")
-        finally:
-            sink.close()
-            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _metrics(self, stack: contextlib.ExitStack) -> Listener:
+        """Prometheus answered from now on until the stack is closed."""
+        require("live", "prometheus_client")
+        from harness.live.metrics import Metrics
+
+        metrics, port = Metrics(), self._job.metrics_port
+        assert port is not None
+        stack.callback(metrics.answer(self._job.host, port))
+        return metrics.events
 
     async def _once(self, sink: Teller) -> bool:
         """One life of the server; True when it answered requests before it ended."""
@@ -179,9 +195,12 @@ class _Serving:
 
 
 class Teller:
-    """The controller's sink while serving: events as lines, nothing of what was said."""
+    """The controller's sink while serving: events as lines and to listeners, nothing of what was said."""
 
-    def __init__(self, path: Path | None, out: TextIO = sys.stderr) -> None:
+    def __init__(
+        self, path: Path | None, listeners: Sequence[Listener] = (), out: TextIO = sys.stderr
+    ) -> None:
+        self._listeners = listeners
         self._file = path.open("a", encoding="utf-8") if path is not None else None
         self._out = out
         self.answered = 0
@@ -190,6 +209,8 @@ class Teller:
         self.answered += len(tick.met)
 
     def events(self, events: Sequence[Event]) -> None:
+        for listener in self._listeners:
+            listener(events)
         for event in events:
             line = {"time": round(event.time, 3), "kind": event.kind, **json.loads(to_json(event.detail))}
             if self._file is not None:

@@ -275,9 +275,9 @@ def test_k_follows_the_plan_at_once(station, model):
 @pytest.mark.long
 def test_serve_restarts_a_killed_engine(model, tmp_path):
     """kill -9 of the engine under `specdrift serve`: it says so, serves again, and the static drafter serves."""
-    port, events = free_port(), tmp_path / "events.jsonl"
+    port, metrics, events = free_port(), free_port(), tmp_path / "events.jsonl"
     command = [sys.executable, "-m", "harness", "serve", "--model", "tiny", "--port", str(port),
-               "--events", str(events)]  # fmt: skip
+               "--events", str(events), "--metrics-port", str(metrics)]  # fmt: skip
     serving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         said = lambda: [json.loads(x) for x in events.read_text().splitlines()] if events.exists() else []  # noqa: E731
@@ -292,6 +292,8 @@ def test_serve_restarts_a_killed_engine(model, tmp_path):
         wait_for(lambda: any(e.get("fault") == "server_died" for e in said()), 60)
         wait_for(lambda: sum(e["kind"] == "serving" for e in said()) == 2, 180)
         assert complete(port)
+        wait_for(lambda: metric(metrics, "specdrift_requests_finished_total") >= 2, 30)
+        assert metric(metrics, 'specdrift_faults_total{fault="server_died"}') == 1
     finally:
         serving.send_signal(signal.SIGINT)
         serving.wait(60)
@@ -307,6 +309,12 @@ def complete(port: int) -> list[int]:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)["choices"][0]["token_ids"]
+
+
+def metric(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next((x.rpartition(" ")[2] for x in lines if x.startswith(f"{name} ")), 0.0))
 
 
 def descends(pid: int, from_pid: int) -> bool:
