@@ -99,6 +99,14 @@ def live(
         typer.Option(help="Offered load as a share of what this server does without drafts; default: 0.7."),
     ] = None,
     max_k: Annotated[int | None, typer.Option(min=1, help="Largest number of draft tokens.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Trace file: supplies arrivals.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your prompts, a line of JSON each with domain and prompt; default: generated texts."
+        ),
+    ] = None,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
     simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; default: runs/live-<scenario>-<time>.")
@@ -111,8 +119,8 @@ def live(
     from workloads.scenario import load_scenario
 
     require_learning()
+    from harness.live.job import prepare
     from harness.live.run import live as run
-    from harness.live.run import prepare
     from harness.validate_live import validate_live
     from reports import write_report
 
@@ -125,6 +133,9 @@ def live(
         load=load,
         utilisation=utilisation,
         max_k=max_k,
+        trace=trace,
+        prompts=prompts,
+        output_tokens=output_tokens,
     )
     out = out or Path("runs") / f"live-{job.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with cell_progress() as on_cell:

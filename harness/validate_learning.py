@@ -40,6 +40,7 @@ def validate_learning(
     arms = tuple(arm for arm in live.arms if make(arm).uses_drafter)
     if not arms:
         raise InputError(f"no arm of {run} drafts, so there is no acceptance to compare")
+    _check_stream(live)
     pace = trainer_pace(live)
     job = prepare(
         _scenario(live, pace),
@@ -62,6 +63,23 @@ def validate_learning(
     }
     write_json(Path(run) / RESULT, found)
     return found
+
+
+def _check_stream(run: Run) -> None:
+    """InputError unless the simulator can make the run's requests and texts again."""
+    from harness.speculator.texts import OUTPUT_TOKENS
+
+    told = run.info["configuration"]
+    for what in ("trace", "prompts"):
+        if told.get(what):
+            raise InputError(
+                f"{run.path} took its {what} from {told[what]}, which its record does not hold; only runs of a "
+                "scenario with generated texts can be learnt anew"
+            )
+    if told.get("output_tokens", OUTPUT_TOKENS) != OUTPUT_TOKENS:
+        raise InputError(
+            f"{run.path} answered with up to {told['output_tokens']} tokens; the simulator's texts have {OUTPUT_TOKENS}"
+        )
 
 
 def trainer_pace(run: Run) -> float | None:

@@ -50,10 +50,7 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
         source_fact("Latency", info.get("latency")),
         source_fact("Acceptance", info.get("acceptance")),
         Fact("Mode", MODES.get(info["mode"], info["mode"])),
-        Fact(
-            "Arrivals and lengths",
-            f"trace {configuration['trace']}" if configuration.get("trace") else "scenario",
-        ),
+        arrivals_fact(info["mode"], configuration.get("trace")),
         Fact("Seeds", f"{len(summary['seeds'])} ({seeds}), paired: every arm sees the same requests"),
     ]
     if configuration.get("requests"):
@@ -62,6 +59,12 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
     facts.append(Fact("Made", made.get("time_utc", "time not recorded")))
     facts.append(Fact("Commit", commit_text(made)))
     return facts
+
+
+def arrivals_fact(mode: str, trace: str | None) -> Fact:
+    """Where requests come from; on a live server their lengths are those of what they say."""
+    source = f"trace {trace}" if trace else "scenario"
+    return Fact("Arrivals", source) if mode == "live" else Fact("Arrivals and lengths", source)
 
 
 def live_facts(info: Mapping[str, Any]) -> list[Fact]:

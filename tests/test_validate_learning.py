@@ -115,6 +115,12 @@ def test_the_command_and_its_mistakes(run, capsys, tmp_path):
     (other / "run.json").write_text(json.dumps(told))
     assert call("validate", "--live", str(other), "--acceptance", "model") == 2
     assert "made models only: tiny" in capsys.readouterr().err
+    for what, value in (("trace", "t.csv"), ("prompts", "p.jsonl"), ("output_tokens", 200)):
+        (other / "run.json").write_text(
+            json.dumps(told | {"configuration": told["configuration"] | {what: value}})
+        )
+        assert call("validate", "--live", str(other), "--acceptance", "model") == 2
+        assert str(value) in capsys.readouterr().err
     assert call("validate", "--acceptance", "model") == 2
     assert "give --live RUN" in capsys.readouterr().err
     assert call("validate", "--live", str(run), "--acceptance", "modell") == 2

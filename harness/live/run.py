@@ -9,112 +9,27 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from harness.compare import summarise
-from harness.errors import InputError, MissingPart
 from harness.latency.model import LatencyModel
 from harness.live.cell import Station, run_cell
+from harness.live.job import LiveJob
 from harness.live.link import Link
 from harness.live.lossless import Texts
 from harness.live.measure import Measured, latency_of, measure, policy_context
-from harness.live.models import ModelSpec, at_hand, missing_parts, model_spec, trace_bytes
+from harness.live.models import at_hand, trace_bytes
+from harness.live.prompts import Generated, Prompts, own_prompts, read_prompts
 from harness.live.server import MAX_BATCHED_TOKENS, Server, ServerConfig
-from harness.live.workload import OUTPUT_TOKENS, Workload
+from harness.live.workload import Workload
 from harness.policy import PolicyContext, make
 from harness.provenance import package_version
 from harness.runlog import CellWriter, RunWriter
-from workloads.scenario import Scenario
-
-DEFAULT_ARMS = ("none", "static:3", "schedule", "cadence:48@3", "bandit")
-"""`cadence` at Aurora's shortest interval: at its usual 400 requests a short run would never see it publish."""
-MAX_K = 5
-UTILISATION = 0.7
-"""Offered load where none is given: share of what the server does without speculation at full concurrency."""
 
 Said = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class LiveJob:
-    """What to run, resolved; nothing is started yet."""
-
-    model: ModelSpec
-    scenario: Scenario
-    policies: tuple[str, ...]
-    seeds: tuple[int, ...]
-    requests: int
-    load: float | None
-    """Factor on the scenario's arrival rate; None: by `utilisation`."""
-    max_k: int
-    utilisation: float = UTILISATION
-    """Offered tokens as a share of what the server does without speculation at full concurrency."""
-
-
-def prepare(
-    scenario: Scenario,
-    *,
-    model: str,
-    policies: Sequence[str] = (),
-    seeds: Sequence[int] = (0,),
-    requests: int | None = None,
-    load: float | None = None,
-    utilisation: float | None = None,
-    max_k: int | None = None,
-) -> LiveJob:
-    """Fill in defaults and refuse, in one sentence, what could not run; nothing is started yet."""
-    spec = model_spec(model)
-    if missing := missing_parts(spec):
-        raise MissingPart(f"{model} cannot be served here: " + "; ".join(missing))
-    given = scenario.model_fields_set
-    own = tuple(arm for arm in scenario.arms if not make(arm).needs_truth) if "arms" in given else ()
-    arms = tuple(policies) or own or DEFAULT_ARMS
-    max_k = max_k or (scenario.max_k if "max_k" in given else MAX_K)
-    if doubled := [a for a in arms if arms.count(a) > 1]:
-        raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
-    for arm in arms:
-        check_arm(arm, max_k)
-    if scenario.verifier_updates and spec.successor is None:
-        raise InputError(
-            f"scenario {scenario.name!r} updates the verifier, but model {model!r} has no successor; "
-            "a folder of yours may hold one in successor/"
-        )
-    if load is not None and not load > 0:
-        raise InputError(f"load is {load}; a factor on arrival rates must be above 0")
-    if utilisation is not None and not utilisation > 0:
-        raise InputError(f"utilisation is {utilisation}; a share of the server's capacity must be above 0")
-    if load is not None and utilisation is not None:
-        raise InputError("load and utilisation both set the arrival rate; give one of them")
-    total = requests or scenario.requests
-    if total < 1:
-        raise InputError(f"requests is {total}; run at least 1")
-    return LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k, utilisation or UTILISATION)
-
-
-def check_arm(arm: str, max_k: int) -> None:
-    """InputError for a policy that no live server can run."""
-    policy = make(arm)
-    if policy.needs_truth:
-        raise InputError(f"policy {arm!r} needs the simulator's truth; no live server can tell it")
-    from harness.live.training import DRAFTER
-    from harness.speculator.settings import learner
-
-    if not policy.uses_drafter:
-        return
-    settings = learner(policy.learner)
-    if settings.drafter != DRAFTER:
-        raise InputError(
-            f"policy {arm!r} drafts with {settings.drafter!r}; a live server loads {DRAFTER!r} heads only"
-        )
-    if settings.objectives.get("policy_gradient"):
-        raise InputError(
-            f"policy {arm!r} learns by policy gradient, which needs the probability of each draft; vLLM's greedy "
-            "drafting does not tell it, so it runs in the simulator only"
-        )
-    policy.reset(PolicyContext(max_k, 1, lambda _: 1.0, (0.5,)))
 
 
 def live(
@@ -129,12 +44,13 @@ def live(
         say(f"making model {job.model.name!r}, once on this machine (minutes)")
     job = replace(job, model=at_hand(job.model))
     logs = out.with_name(f"{out.name}.logs")
+    workload = _workload(job)
     work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
     stations: dict[bool, Station] = {}
     try:
         with RunWriter(out, _header(job)) as writer:
             _start(job, stations, work, logs, say)
-            asyncio.run(_run(job, stations, writer, on_cell, say))
+            asyncio.run(_run(job, workload, stations, writer, on_cell, say))
             writer.merge()
             summary = summarise(writer.path)
             finish(writer.path)
@@ -144,6 +60,18 @@ def live(
         for station in stations.values():
             station.close()
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _workload(job: LiveJob) -> Workload:
+    """At load 1. InputError for prompts that do not fit."""
+    from harness.speculator.texts import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(job.model.target))
+    prompts: Prompts = Generated(tokenizer, job.requests)
+    if job.prompts is not None:
+        longest = job.model.max_model_len - job.output_tokens
+        prompts = own_prompts(read_prompts(job.prompts), tokenizer, longest, job.prompts)
+    return Workload(job.scenario, job.requests, 1.0, prompts, job.trace, job.output_tokens)
 
 
 def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, say: Said) -> None:
@@ -161,14 +89,12 @@ def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, 
 
 async def _run(
     job: LiveJob,
+    workload: Workload,
     stations: Mapping[bool, Station],
     writer: RunWriter,
     on_cell: Callable[[int, int], None],
     say: Said,
 ) -> None:
-    from harness.speculator.texts import load_tokenizer
-
-    workload = Workload(job.scenario, job.requests, 1.0, load_tokenizer(Path(job.model.target)))
     say("measuring the engine on known traffic")
     known = await _measure(job, stations, workload)
     model = latency_of(
@@ -176,7 +102,7 @@ async def _run(
     )
     offered = _offered(job, known, workload)
     workload = replace(workload, load=offered.load)
-    _describe(job, writer, known, model, offered)
+    _describe(job, workload, writer, known, model, offered)
     say(f"offered load: {offered.text}")
     asks = {seed: workload.asks(seed) for seed in job.seeds}
     total, done = len(job.seeds) * len(job.policies), 0
@@ -235,7 +161,7 @@ class Offered:
 
 def _offered(job: LiveJob, known: Mapping[bool, Measured], workload: Workload) -> Offered:
     """By the job's factor, else by its share of what the engine without drafts does at full concurrency."""
-    capacity = known[min(known)].tokens_per_second / OUTPUT_TOKENS
+    capacity = known[min(known)].tokens_per_second / workload.output_tokens
     rate = workload.rate()
     load = job.load or job.utilisation * capacity / rate
     return Offered(load, rate * load, rate * load / capacity)
@@ -265,7 +191,12 @@ def _header(job: LiveJob) -> dict[str, Any]:
 
 
 def _describe(
-    job: LiveJob, writer: RunWriter, known: Mapping[bool, Measured], model: LatencyModel, offered: Offered
+    job: LiveJob,
+    workload: Workload,
+    writer: RunWriter,
+    known: Mapping[bool, Measured],
+    model: LatencyModel,
+    offered: Offered,
 ) -> None:
     """Add to run.json what was measured before the run, and on what."""
     first = known[min(known)]
@@ -282,7 +213,7 @@ def _describe(
         "acceptance": {
             "name": "measured",
             "source": "measured: this server",
-            "note": "texts are generated by domain (workloads/text); decoding is greedy",
+            "note": f"{workload.prompts.note}; decoding is greedy",
         },
         "configuration": {
             "scenario": scenario.model_dump(mode="json"),
@@ -301,6 +232,9 @@ def _describe(
             "requests": job.requests,
             "load": offered.load,
             "offered": offered.text,
+            "trace": job.trace.name if job.trace else None,
+            "prompts": job.prompts.name if job.prompts else None,
+            "output_tokens": job.output_tokens,
             "order": "arms forth under one seed, back under the next",
             "before_the_run": {
                 "tokens_per_second_without_drafts": first.tokens_per_second,
@@ -315,4 +249,4 @@ def _versions() -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-__all__ = ["DEFAULT_ARMS", "LiveJob", "live", "prepare"]
+__all__ = ["live"]

@@ -24,12 +24,13 @@ from harness.errors import InputError, MissingPart, require
 from harness.live.cell import Station
 from harness.live.controller import Controller
 from harness.live.feed import Feed, Tick
+from harness.live.job import check_arm
 from harness.live.link import Link
 from harness.live.measure import latency_of, measure, policy_context
 from harness.live.models import ModelSpec, at_hand, trace_bytes
-from harness.live.run import check_arm
+from harness.live.prompts import Generated
 from harness.live.server import Server, ServerConfig
-from harness.live.workload import Workload
+from harness.live.workload import KNOWN, Workload
 from harness.policy import PolicyContext, make
 from workloads.parts import Trainer
 from workloads.scenario import load_scenario
@@ -181,7 +182,7 @@ class _Serving:
 
         job = self._job
         scenario = load_scenario("steady").model_copy(update={"trainer": SPARE_TRAINER})
-        workload = Workload(scenario, 64, 1.0, load_tokenizer(Path(job.model.target)))
+        workload = Workload(scenario, KNOWN, 1.0, Generated(load_tokenizer(Path(job.model.target)), KNOWN))
         drafter = self._policy.uses_drafter
         measured = await measure(
             station.server,

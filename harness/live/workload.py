@@ -1,18 +1,22 @@
-"""What a live run asks: the scenario's requests, with texts of their domains in the target's tokens."""
+"""What a live run asks: the scenario's requests or a trace's, each with a prompt in the target's tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import cycle
-from typing import Any
+from itertools import cycle, islice
+from pathlib import Path
 
 from harness.contract import Request
 from harness.live.load import Ask
-from harness.speculator.texts import OUTPUT_TOKENS, deal, pool_size, prompts
-from workloads.generate import generate
+from harness.live.prompts import Prompts
+from harness.speculator.texts import OUTPUT_TOKENS
+from workloads.generate import apply_trace, generate
 from workloads.scenario import Scenario
+from workloads.traces import read_trace
+
+KNOWN = 64
+"""Requests whose prompts are known before the run."""
 
 
 @dataclass(frozen=True)
@@ -22,51 +26,46 @@ class Workload:
     scenario: Scenario
     total: int
     load: float
-    tokenizer: Any
+    prompts: Prompts
+    trace: Path | None = None
+    """Supplies arrivals, and labels where it has them; lengths are the prompts' own."""
+    output_tokens: int = OUTPUT_TOKENS
+    """Most of an answer."""
 
     def asks(self, seed: int) -> list[Ask]:
-        """The requests of one seed; texts are those that the simulator deals for the same seed and length."""
-        scenario = self.scenario.model_copy(
-            update={"requests": self.total, "load": self.scenario.load * self.load}
-        )
-        requests = list(generate(scenario, seed))
-        size = pool_size(self.total)
-        places = deal(requests, (), size, seed)
-        pools = {domain: _prompts(self.tokenizer, domain, size) for domain in {p.domain for p in places}}
-        return [
-            Ask(self._request(r, pools[p.domain][p.index]), pools[p.domain][p.index])
-            for r, p in zip(requests, places, strict=True)
-        ]
+        """The requests of one seed."""
+        requests = self._requests(seed, self.load)
+        prompts = self.prompts.of(requests, seed)
+        return [Ask(self._request(r, p), p) for r, p in zip(requests, prompts, strict=True)]
 
     def known(self, seed: int) -> Iterator[list[int]]:
         """Prompts of traffic known before the run, without end: the first mix of domains, of another seed."""
         scenario = self.scenario.model_copy(update={"requests": max(256, self.total)})
-        first = [r for r, _ in zip(generate(scenario, seed + 1), range(64), strict=False)]
-        size = pool_size(self.total)
-        places = deal(first, (), size, seed + 1)
-        pools = {domain: _prompts(self.tokenizer, domain, size) for domain in {p.domain for p in places}}
-        return cycle([pools[p.domain][p.index] for p in places])
+        first = list(islice(generate(scenario, seed + 1), KNOWN))
+        return cycle(self.prompts.of(first, seed + 1))
 
     def mean_context(self, seed: int) -> float:
         """Tokens of context of a decoding request in the known traffic: its prompt and half of its output."""
         prompts = self.known(seed)
-        lengths = [len(next(prompts)) for _ in range(64)]
-        return sum(lengths) / len(lengths) + OUTPUT_TOKENS / 2
+        lengths = [len(next(prompts)) for _ in range(KNOWN)]
+        return sum(lengths) / len(lengths) + self.output_tokens / 2
 
     def rate(self, seed: int = 0) -> float:
         """Mean requests per second at load 1."""
-        scenario = self.scenario.model_copy(update={"requests": self.total})
-        last = max(r.arrival for r in generate(scenario, seed))
+        last = max(r.arrival for r in self._requests(seed, 1.0))
         return self.total / last if last > 0 else float("inf")
 
+    def _requests(self, seed: int, load: float) -> list[Request]:
+        scenario = self.scenario.model_copy(
+            update={"requests": self.total, "load": self.scenario.load * load}
+        )
+        if self.trace is None:
+            return list(generate(scenario, seed))
+        rows = apply_trace(scenario, read_trace(self.trace, seed=seed), seed, self.total)
+        return list(islice(rows, self.total))
+
     def _request(self, request: Request, prompt: list[int]) -> Request:
-        return replace(request, prompt_tokens=len(prompt), output_tokens=OUTPUT_TOKENS, prefix_hashes=())
+        return replace(request, prompt_tokens=len(prompt), output_tokens=self.output_tokens, prefix_hashes=())
 
 
-@cache
-def _prompts(tokenizer: Any, domain: str, size: int) -> list[list[int]]:
-    """As `texts.prompts`, remembered: every seed of a run deals from the same pool."""
-    return prompts(tokenizer, domain, size)
-
-
-__all__ = ["OUTPUT_TOKENS", "Workload"]
+__all__ = ["Workload"]

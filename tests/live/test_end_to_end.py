@@ -25,11 +25,13 @@ import pytest
 pytest.importorskip("vllm")
 
 from harness.contract import TRAINED, Observation, Plan, TrainPlan, constant_k
+from harness.live import job as live_job
 from harness.live import run as live_run
 from harness.live.assemble import Assembler
 from harness.live.cell import Station, run_cell
 from harness.live.link import STEP, STEP_ROW, Link
 from harness.live.load import Ask, drive
+from harness.live.prompts import Generated
 from harness.live.server import Server, ServerConfig, Worker, free_port
 from harness.live.workload import Workload
 from harness.policy import Policy, PolicyContext
@@ -73,7 +75,7 @@ class Eager(Policy):
 
 @pytest.fixture(scope="module")
 def model():
-    spec = live_run.model_spec("tiny")
+    spec = live_job.model_spec("tiny")
     if spec.needs_making:
         from harness.speculator.tiny.make import made_model
 
@@ -95,7 +97,8 @@ def station(model, tmp_path_factory) -> Iterator[Station]:
 
 
 def asks_of(model, n: int, rate: float = 8.0) -> list[Ask]:
-    workload = Workload(load_scenario("domain-shift"), n, 1.0, load_tokenizer(Path(model.target)))
+    prompts = Generated(load_tokenizer(Path(model.target)), n)
+    workload = Workload(load_scenario("domain-shift"), n, 1.0, prompts)
     return replace(workload, load=rate / workload.rate()).asks(0)
 
 
@@ -121,7 +124,7 @@ def cell(station: Station, asks: list[Ask], policy: Policy, tmp_path: Path, scen
 
 def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
     """The whole of `specdrift live`: two servers, arms there and back, log, report, and side by side."""
-    job = live_run.prepare(
+    job = live_job.prepare(
         parse_scenario(SCENARIO, "test"), model="tiny", policies=("none", "static:3"), seeds=(0, 1)
     )
     out = tmp_path / "run"

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("aiohttp")
 
 from harness.errors import InputError
-from harness.live import run as live_run
+from harness.live import job as live_job
 from harness.live.cell import Station
 from harness.live.link import TRACES_BYTES, Link
 from harness.live.models import RING_TOKENS, UNKNOWN_WIDTH, ModelSpec, trace_bytes
@@ -23,8 +23,8 @@ SPEC = ModelSpec("m", "/no/target", "/no/head", "float32", 1, 512, 16, "cpu")
 
 @pytest.fixture
 def servable(monkeypatch):
-    monkeypatch.setattr(live_run, "model_spec", lambda name: SPEC)
-    monkeypatch.setattr(live_run, "missing_parts", lambda spec: [])
+    monkeypatch.setattr(live_job, "model_spec", lambda name: SPEC)
+    monkeypatch.setattr(live_job, "missing_parts", lambda spec: [])
 
 
 @pytest.mark.parametrize(
@@ -38,33 +38,33 @@ def servable(monkeypatch):
 )
 def test_an_arm_that_no_server_can_run(servable, arm, why):
     with pytest.raises(InputError, match=why):
-        live_run.prepare(load_scenario("domain-shift"), model="m", policies=(arm,))
+        live_job.prepare(load_scenario("domain-shift"), model="m", policies=(arm,))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("name", ["load", "utilisation"])
 def test_a_load_that_is_none(servable, name, value):
     with pytest.raises(InputError, match=f"{name} is .* above 0"):
-        live_run.prepare(load_scenario("domain-shift"), model="m", **{name: value})
+        live_job.prepare(load_scenario("domain-shift"), model="m", **{name: value})
 
 
 def test_the_rate_is_set_once(servable):
     with pytest.raises(InputError, match="give one of them"):
-        live_run.prepare(load_scenario("domain-shift"), model="m", load=0.3, utilisation=0.25)
-    assert live_run.prepare(load_scenario("domain-shift"), model="m", utilisation=0.25).utilisation == 0.25
-    assert live_run.prepare(load_scenario("domain-shift"), model="m").utilisation == live_run.UTILISATION
+        live_job.prepare(load_scenario("domain-shift"), model="m", load=0.3, utilisation=0.25)
+    assert live_job.prepare(load_scenario("domain-shift"), model="m", utilisation=0.25).utilisation == 0.25
+    assert live_job.prepare(load_scenario("domain-shift"), model="m").utilisation == live_job.UTILISATION
 
 
 def test_a_verifier_update_needs_a_successor(servable):
     with pytest.raises(InputError, match="no successor"):
-        live_run.prepare(load_scenario("verifier-update"), model="m")
+        live_job.prepare(load_scenario("verifier-update"), model="m")
 
 
 def test_a_scenario_brings_its_arms_without_oracles(servable):
     scenario = load_scenario("domain-shift").model_copy(update={"arms": ("static:2", "oracle")})
-    job = live_run.prepare(scenario.model_validate(scenario.model_dump()), model="m")
+    job = live_job.prepare(scenario.model_validate(scenario.model_dump()), model="m")
     assert job.policies == ("static:2",)
-    assert live_run.prepare(load_scenario("domain-shift"), model="m").policies == live_run.DEFAULT_ARMS
+    assert live_job.prepare(load_scenario("domain-shift"), model="m").policies == live_job.DEFAULT_ARMS
 
 
 @pytest.mark.parametrize("ours", [True, False])
