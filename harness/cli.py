@@ -316,6 +316,9 @@ def recovery(
     over: Annotated[
         str | None, typer.Option(help="Arm to compare with; default: the first that never swaps.")
     ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Also count requests until acceptance length first stands here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """How fast each arm's drafter recovered from the shifts of a run, and how deep it dipped."""
@@ -323,7 +326,7 @@ def recovery(
     from harness.runlog import read_run
     from harness.show import recovery_table
 
-    found = measure(read_run(run), over)
+    found = measure(read_run(run), over, level)
     _answer(as_json, found, lambda: recovery_table(found))
 
 

@@ -284,6 +284,7 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
         dip, saved = _interval(entry["dip"], 2), _interval(entry["saved"], 2)
         price.add_row(arm, dip, saved, _number(entry["trained"]["mean"], 1))
     return Group(
+        *(_to_level(found) if "level" in found else ()),
         _title(f"Mean [95% interval] over {seeds} paired seeds; never: share of segments not recovered"),
         speed,
         _title(f"Against {over}: tokens per second in the engine at worst, engine time saved"),
@@ -291,6 +292,13 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
         _title(f"Acceptance length: {over} over the segment, the best arm's reach, then each arm at the end"),
         _levels(found),
     )
+
+
+def _to_level(found: Mapping[str, Any]) -> tuple[Text, Table]:
+    table = _table(("arm", "requests to it", "never"))
+    for arm, entry in found["arms"].items():
+        table.add_row(arm, _interval(entry["to_level"], 0), f"{entry['to_level']['never']:.0%}")
+    return _title(f"Requests until acceptance length first stands at {found['level']:g}"), table
 
 
 def _levels(found: Mapping[str, Any]) -> Table:

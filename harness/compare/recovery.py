@@ -61,11 +61,15 @@ class _Curve:
         return (tokens - before[0]) / np.maximum(steps - before[1], 1.0)
 
 
-def recovery(run: Run, over: str | None = None) -> dict[str, Any]:
+def recovery(run: Run, over: str | None = None, level: float | None = None) -> dict[str, Any]:
     """Plain data: segments, and per arm the figures of the module's docstring with 95% intervals over seeds.
 
     `over` is the reference arm; default: the first arm that never swaps. InputError when there is none.
+    With `level`, an acceptance length, also `to_level`: requests from the run's start until the moving mean first
+    stands there, the whole run where it never does (`never`: share of seeds).
     """
+    if level is not None and not level > 1.0:
+        raise InputError(f"level is {level}; an acceptance length is above 1, the bonus token included")
     curves = {(arm, seed): _curve(run, arm, seed) for arm in run.arms for seed in run.seeds}
     drafting = [a for a in run.arms if all(curves[a, s].steps.sum() > 0 for s in run.seeds)]
     reference = _reference(run, drafting, over)
@@ -80,7 +84,10 @@ def recovery(run: Run, over: str | None = None) -> dict[str, Any]:
             "saved": _summary([_saved(curves[arm, seed], curves[reference, seed]) for seed in run.seeds]),
             "trained": _summary([_trained(run, arm, seed) for seed in run.seeds]),
         }
-    return {"reference": reference, "segments": judged, "arms": arms, "seeds": list(run.seeds)}
+        if level is not None:
+            arms[arm]["to_level"] = _to_level([curves[arm, seed] for seed in run.seeds], level)
+    told = {} if level is None else {"level": level}
+    return {"reference": reference, "segments": judged, "arms": arms, "seeds": list(run.seeds), **told}
 
 
 def _curve(run: Run, arm: str, seed: int) -> _Curve:
@@ -146,18 +153,28 @@ def _of_arm(segments: Sequence[Mapping[str, Any]], curve: _Curve) -> list[dict[s
     for s in segments:
         begin, end = s["begin"], s["end"]
         moving = curve.moving(begin, end, WINDOW)
-        level = s["static"] + SHARE * (s["reach"] - s["static"])
-        there = np.flatnonzero(moving[WINDOW - 1 :] >= level)
+        requests, there = _until(curve, begin, end, s["static"] + SHARE * (s["reach"] - s["static"]))
         found.append(
             {
-                "recovery": float(there[0] + WINDOW) if len(there) else float(end - begin),
-                "censored": float(not len(there)),
+                "recovery": requests,
+                "censored": float(not there),
                 "area": float(np.maximum(s["reach"] - moving, 0.0).mean()),
                 "first": curve.length(begin, begin + WINDOW),
                 "last": curve.length(end - WINDOW, end),
             }
         )
     return found
+
+
+def _until(curve: _Curve, begin: int, end: int, level: float) -> tuple[float, bool]:
+    """(Requests from `begin` until the moving mean first stands at `level`, whether it does before `end`)."""
+    there = np.flatnonzero(curve.moving(begin, end, WINDOW)[WINDOW - 1 :] >= level)
+    return (float(there[0] + WINDOW), True) if len(there) else (float(end - begin), False)
+
+
+def _to_level(curves: Sequence[_Curve], level: float) -> dict[str, float | None]:
+    until = [_until(curve, 0, len(curve.steps), level) for curve in curves]
+    return _summary([n for n, _ in until]) | {"never": float(np.mean([not there for _, there in until]))}
 
 
 def _over_seeds(

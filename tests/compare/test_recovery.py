@@ -81,6 +81,20 @@ def test_recovery_counts_requests_until_the_moving_mean_is_there(found):
     assert (found["arms"]["learns"]["censored"], found["arms"]["static:4"]["censored"]) == (0.0, 1.0)
 
 
+def test_requests_to_a_level_count_from_the_start_of_the_run(tmp_path):
+    climbs = np.where(np.arange(N) < 300, 1.0, 2.0)
+    run = write(tmp_path / "run", {"static:4": np.full(N, 1.2), "bandit": climbs}, swaps=("bandit",))
+    found = recovery(run, level=2.0)
+    assert found["level"] == 2.0
+    assert found["arms"]["bandit"]["to_level"]["mean"] == 300 + WINDOW
+    assert found["arms"]["bandit"]["to_level"]["never"] == 0.0
+    assert found["arms"]["static:4"]["to_level"] | {"low": None, "high": None} == {
+        "mean": float(N), "low": None, "high": None, "never": 1.0,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="above 1"):
+        recovery(run, level=1.0)
+
+
 def test_area_dip_and_seconds(found):
     static, learns = found["arms"]["static:4"], found["arms"]["learns"]
     assert static["area"]["mean"] == pytest.approx(1.0)
