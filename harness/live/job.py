@@ -23,6 +23,9 @@ MAX_K = 5
 UTILISATION = 0.7
 """Offered load where none is given: share of what the server does without speculation at full concurrency."""
 
+LEAST_OUTPUT = 8
+"""Output tokens of an answer, so that there are decode steps to time."""
+
 
 @dataclass(frozen=True)
 class LiveJob:
@@ -81,9 +84,10 @@ def prepare(
     total = requests or scenario.requests
     if total < 1:
         raise InputError(f"requests is {total}; run at least 1")
-    if not 1 <= output_tokens < spec.max_model_len:
+    if not LEAST_OUTPUT <= output_tokens < spec.max_model_len:
         raise InputError(
-            f"output tokens is {output_tokens}; the context of {model} holds {spec.max_model_len} with the prompt"
+            f"output tokens is {output_tokens}; it must be at least {LEAST_OUTPUT}, and the context of {model} holds "
+            f"{spec.max_model_len} with the prompt"
         )
     if trace is not None:
         total = min(total, sum(1 for _ in islice(read_trace(trace), total)))

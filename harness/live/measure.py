@@ -48,16 +48,23 @@ class Measured:
 
 
 async def measure(
-    server: Server, prompts: Iterator[list[int]], *, ks: Sequence[int], concurrency: Sequence[int]
+    server: Server,
+    prompts: Iterator[list[int]],
+    *,
+    ks: Sequence[int],
+    concurrency: Sequence[int],
+    most_tokens: int = MOST_TOKENS,
 ) -> Measured:
     """Run closed loops on `server` at each K and concurrency. MissingPart when it makes no steps.
 
-    `ks` must be in rising order and (0,) for a server without a drafter."""
+    `ks` must be in rising order and (0,) for a server without a drafter. `most_tokens`: of an answer, at most
+    `MOST_TOKENS`."""
+    most_tokens = min(most_tokens, MOST_TOKENS)
     feed = Feed({})
     link, name = server.link, server.config.model.name
     top = max(concurrency)
     await closed_loop(
-        server.url, name, prompts, concurrency=top, seconds=WARM_SECONDS, most_tokens=MOST_TOKENS
+        server.url, name, prompts, concurrency=top, seconds=WARM_SECONDS, most_tokens=most_tokens
     )
     for _ in link.steps.take():
         pass
@@ -67,7 +74,7 @@ async def measure(
         link.control.write_schedule(constant_k(k))
         for n in concurrency:
             await closed_loop(
-                server.url, name, prompts, concurrency=n, seconds=CELL_SECONDS, most_tokens=MOST_TOKENS
+                server.url, name, prompts, concurrency=n, seconds=CELL_SECONDS, most_tokens=most_tokens
             )
             feed.read(link.steps.take())
             tick = feed.take()

@@ -140,6 +140,7 @@ async def _measure(
             known,
             ks=ks if drafter else (0,),
             concurrency=concurrency,
+            most_tokens=workload.output_tokens,
         )
     return found
 

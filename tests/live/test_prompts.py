@@ -160,7 +160,7 @@ def test_prompts_must_cover_scenario_and_trace(servable, tmp_path):
         live_job.prepare(scenario, model="m", prompts=path, trace=trace)
 
 
-@pytest.mark.parametrize("tokens", [0, 512])
+@pytest.mark.parametrize("tokens", [7, 512])
 def test_the_output_must_leave_room_for_a_prompt(servable, tokens):
-    with pytest.raises(InputError, match=f"output tokens is {tokens}; the context of m holds 512"):
+    with pytest.raises(InputError, match=f"output tokens is {tokens}; .* the context of m holds 512"):
         live_job.prepare(load_scenario("domain-shift"), model="m", output_tokens=tokens)
