@@ -106,7 +106,7 @@ def live(
             help="Your prompts, a line of JSON each with domain and prompt; default: generated texts."
         ),
     ] = None,
-    output_tokens: Annotated[int, typer.Option(min=8, help="Most tokens of an answer.")] = 64,
+    output_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; default: 64.")] = None,
     simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; default: runs/live-<scenario>-<time>.")

@@ -61,7 +61,7 @@ def prepare(
     max_k: int | None = None,
     trace: Path | None = None,
     prompts: Path | None = None,
-    output_tokens: int = OUTPUT_TOKENS,
+    output_tokens: int | None = None,
 ) -> LiveJob:
     """Fill in defaults and refuse, in one sentence, what could not run; nothing is started yet."""
     spec = model_spec(model)
@@ -84,6 +84,7 @@ def prepare(
     total = requests or scenario.requests
     if total < 1:
         raise InputError(f"requests is {total}; run at least 1")
+    output_tokens = OUTPUT_TOKENS if output_tokens is None else output_tokens
     if not LEAST_OUTPUT <= output_tokens < spec.max_model_len:
         raise InputError(
             f"output tokens is {output_tokens}; it must be at least {LEAST_OUTPUT}, and the context of {model} holds "
