@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.compare.acceptance_curve import compare_curves
 from harness.errors import InputError
+from harness.latency.store import believed
 from harness.policy import make
 from harness.runlog import Run, read_run, write_json
 from harness.sim.job import prepare
@@ -47,6 +48,7 @@ def validate_learning(
         policies=arms,
         seeds=live.seeds,
         latency=latency or str(run),
+        policy_latency=None if latency else believed(Path(run)),
         acceptance=f"model:{_model(live)}",
         requests=int(live.info["configuration"]["requests"]),
         workers=workers,

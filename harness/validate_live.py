@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.compare.side_by_side import side_by_side
+from harness.latency.store import believed
 from harness.sim.job import choose, prepare
 from harness.sim.simulate import simulate
 
@@ -24,9 +25,10 @@ def validate_live(
 ) -> dict[str, Any]:
     """Simulate the run at `run` into RUN/simulated, compare, write RUN/side-by-side.json and return it.
 
-    All arms but oracles and all seeds, acceptance as recorded; `latency` names another model than the one
-    recorded from the run itself. `on_cell` and `finish` are handed to `sim.simulate`; an earlier RUN/simulated
-    is replaced. Raises InputError when the run has no verify steps, no summary, or cannot be simulated.
+    All arms but oracles and all seeds, acceptance as recorded. Steps cost what they cost in the run, and policies
+    believe what they were told in it; `latency` names another model for both. `on_cell` and `finish` are handed to
+    `sim.simulate`; an earlier RUN/simulated is replaced. Raises InputError when the run has no verify steps, no
+    summary, or cannot be simulated.
     """
     run = Path(run)
     acceptance = f"replay:{run}"
@@ -35,6 +37,7 @@ def validate_live(
         scenario,
         seeds=seeds,
         latency=latency or str(run),
+        policy_latency=None if latency else believed(run),
         acceptance=acceptance,
         workers=workers,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.latency import load, store
 from harness.runlog import read_run
 from harness.validate_live import validate_live
 from tests.sim.recording import record_run
@@ -51,6 +52,16 @@ def test_the_latency_model_is_by_default_the_one_recorded_from_the_run(run):
     assert found["ok"]
     assert "Recorded" in found["latency"]["note"]
     assert all(abs(found["arms"][arm]["metrics"]["tpot"]["error"]) < 0.02 for arm in ARMS)
+
+
+def test_policies_believe_what_they_were_told_in_the_run(run):
+    store.write(load("roofline:b200:llama3-8b"), run / store.BELIEVED)
+    validate_live(run)
+    told = read_run(run / "simulated").info["configuration"]["policy_latency"]
+    assert told == str(run / store.BELIEVED)
+    validate_live(run, "h100-llama3-8b")
+    told = read_run(run / "simulated").info["configuration"]["policy_latency"]
+    assert told == "the simulator's own, so without error"
 
 
 def test_the_command_prints_the_table_and_draws_the_section(run, capsys):

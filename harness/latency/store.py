@@ -16,10 +16,18 @@ from harness.latency.model import Coverage, LatencyModel
 
 SCHEMA = 1
 SUFFIXES = (".json", ".json.gz")
+BELIEVED = "believed-latency.json.gz"
+"""In the directory of a live run: the model that its policies were told, fitted before the run."""
 
 
 def is_store(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
+
+
+def believed(run: Path) -> str | None:
+    """The path of what the policies of a live run were told; None for a run that does not hold it."""
+    path = run / BELIEVED
+    return str(path) if path.is_file() else None
 
 
 def write(model: LatencyModel, path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.compare import summarise
+from harness.latency import store
 from harness.latency.model import LatencyModel
 from harness.live.cell import Station, run_cell
 from harness.live.job import LiveJob
@@ -100,6 +101,7 @@ async def _run(
     model = latency_of(
         [(m, drafter) for drafter, m in known.items()], f"{job.model.name} here", job.model.block_size
     )
+    store.write(model, writer.path / store.BELIEVED)
     offered = _offered(job, known, workload)
     workload = replace(workload, load=offered.load)
     _describe(job, workload, writer, known, model, offered)

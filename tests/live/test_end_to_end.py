@@ -25,6 +25,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from harness.contract import TRAINED, Observation, Plan, TrainPlan, constant_k
+from harness.latency.store import believed
 from harness.live import job as live_job
 from harness.live import run as live_run
 from harness.live.assemble import Assembler
@@ -146,6 +147,7 @@ def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
     requests = run.requests("static:3", 0).set_index("request_id")
     assert (verifies.groupby("request_id").size() == requests["verify_steps"]).all()
     assert verifies["accepted"].sum() == requests["accepted_tokens"].sum()
+    assert believed(out)
     beside = validate_live(out)
     for arm in beside["arms"].values():
         assert abs(arm["metrics"]["tokens_per_second"]["error"]) < 0.2
