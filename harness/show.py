@@ -52,6 +52,8 @@ def stage_lines() -> Callable[[str], None]:
 
 def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
     """Speedups with intervals, what each arm did, the verdict, and where the report is."""
+    from harness.compare.drift import unsteady
+
     best = (summary["verdict"]["best_static"] or {}).get("arm")
     verdict = summary["verdict"]
     seeds = len(summary["seeds"])
@@ -64,6 +66,8 @@ def summary_table(summary: Mapping[str, Any], out: Path) -> Group:
     lines += [
         Text(f"check failed: {c['name']}: {c['detail']}", "red") for c in verdict["checks"] if not c["ok"]
     ]
+    if told := unsteady(summary.get("step_drift")):
+        lines.append(Text(told, "yellow"))
     lines += [_headline(sentence, summary["arms"]) for sentence in verdict["headline"].split("; ")]
     return Group(*lines, Text(f"report: {out / 'report.html'}"))
 

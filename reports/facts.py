@@ -55,7 +55,7 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
     ]
     if configuration.get("requests"):
         facts.append(Fact("Requests", f"{configuration['requests']:,} per arm and seed"))
-    facts += live_facts(info)
+    facts += live_facts(info) + machine_facts(summary)
     facts.append(Fact("Made", made.get("time_utc", "time not recorded")))
     facts.append(Fact("Commit", commit_text(made)))
     return facts
@@ -85,6 +85,15 @@ def live_facts(info: Mapping[str, Any]) -> list[Fact]:
         counts = ", ".join(f"{arm} {t['equal']} of {t['compared']}" for arm, t in texts.items())
         facts.append(Fact("Texts", f"greedy texts equal to those of arm {over}: {counts}", "measured"))
     return facts
+
+
+def machine_facts(summary: Mapping[str, Any]) -> list[Fact]:
+    """How steady the machine of a live run was."""
+    drift = summary.get("step_drift")
+    if not drift:
+        return []
+    text = f"steps of the same batch and K took {drift['ratio']:.2f} times as long under one seed as under another"
+    return [Fact("Machine", f"{text} (arm {drift['arm']})", "measured")]
 
 
 def source_fact(label: str, source: Any) -> Fact:

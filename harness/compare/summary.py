@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.cell import STATUSES, cell_metrics
+from harness.compare.drift import step_drift
 from harness.compare.metrics import HEADLINE, RATIOS, notes, ratio_note
 from harness.compare.pairs import paired_ratios
 from harness.compare.series import time_series
@@ -43,6 +44,9 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     }
     summary["verdict"] = verdict(summary)
     summary["series"] = time_series(run, max(ends)) if ends else None
+    if run.info["mode"] == "live":
+        still = [arm for arm, entry in summary["arms"].items() if entry["kind"] == "static"]
+        summary["step_drift"] = step_drift(run, still)
     write_json(run.path / "summary.json", summary)
     return summary
 
