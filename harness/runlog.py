@@ -22,6 +22,7 @@ A run directory, whoever made it (the simulator or a live server):
   `censored` and `absent`, the verify steps that a replay knew and those it had to draw.
 - `verify.parquet`, only in runs that recorded it (live ones): the columns of `contract.VerifyRecord`
   behind `arm` and `seed`, the verify steps of a request in order. `--acceptance replay:RUN` reads it.
+- `believed-latency.json.gz`, only in live runs: the fitted latency model that policies were told (`latency.store`).
 - `summary.json`: written by `compare.summarise`; `report.html`: written by `reports`;
   `side-by-side.json`, beside a live run that was simulated as well: written by `compare.side_by_side`.
 
