@@ -179,12 +179,22 @@ def test_the_released_recipe_does_not_follow_the_defaults():
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in learner_names() if n not in ("default", "aurora", "medusa", "llama", "ngram")],
+    [
+        n
+        for n in learner_names()
+        if n not in ("default", "aurora", "forward-kl-next-token", "medusa", "llama", "ngram")
+    ],
 )
 def test_learners_of_the_ablation_differ_in_the_objective_alone(name):
     found, default = learner(name), learner("default")
     assert found.reuse == 1.0
     assert replace(found, objectives=default.objectives, reuse=default.reuse, branches=0) == default
+
+
+def test_two_objectives_at_half_weight_are_the_default_otherwise():
+    found = learner("forward-kl-next-token")
+    assert sum(found.objectives.values()) == sum(learner("default").objectives.values())
+    assert replace(found, objectives=learner("default").objectives) == learner("default")
 
 
 def test_the_released_behaviour_uses_each_trace_once_and_vets_nothing():
