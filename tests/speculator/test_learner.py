@@ -304,6 +304,7 @@ def _rank(rank: int, folder: str) -> None:
     _loss(head, _halves()[rank]).backward()
     average_gradients([p for p in head.parameters() if p.grad is not None])
     torch.save(head.fc.weight.grad, f"{folder}/{rank}.pt")
+    distributed.barrier()  # gloo may abort a rank whose peer has left
     distributed.destroy_process_group()
 
 
