@@ -23,7 +23,7 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session
 def learning(session: nox.Session) -> None:
-    """The learning experiments of docs/learning.md, one run each; about three hours on two cores."""
+    """The learning experiments of docs/learning.md, one run each; one to three hours on two cores."""
     session.install(TORCH)
     session.install(".[learn]")
     for name in session.posargs or ("domain-shift", "recurring", "verifier-update", "day-zero", "long-shift"):

@@ -96,7 +96,7 @@ def report(
     swapped = np.diff(rows["drafter_version"])[places - 1] != 0  # the first step of each version
     at_swaps, ordinary = gaps[swapped], gaps[~swapped]
     rng = np.random.default_rng(0)
-    usual = float(np.median([rng.choice(ordinary, len(at_swaps)).max() for _ in range(DRAWS)]))
+    usual = float(np.median([rng.choice(ordinary, len(at_swaps)).max(initial=0.0) for _ in range(DRAWS)]))
     stalls = [1e3 * float(str(a["stall"])) for _, a in answers if a["ok"]]
     return {
         "requests": bench["completed"],
@@ -106,12 +106,12 @@ def report(
         "median_step_ms": 1e3 * float(np.median(rows["seconds"][places])),
         "longest_stall_ms": max(stalls),
         "median_stall_ms": float(np.median(stalls)),
-        "longest_gap_ms": float(at_swaps.max()),
+        "longest_gap_ms": float(at_swaps.max(initial=0.0)),
         "median_gap_ms": float(np.median(at_swaps)),
         "ordinary_longest_ms": usual,
         "ordinary_median_ms": float(np.median(ordinary)),
         "ordinary_p99_ms": float(np.quantile(ordinary, 0.99)),
-        "caused_ms": float(at_swaps.max()) - usual,
+        "caused_ms": float(at_swaps.max(initial=0.0)) - usual,
         "versions_seen": int(rows["drafter_version"].max()),
     }
 
@@ -135,7 +135,7 @@ def main() -> int:
     found = run(given.swaps, given.requests, given.rate)
     print(json.dumps(found) if given.json else "\n".join(f"{k:18s} {v}" for k, v in found.items()))
     good = not found["failed"] and not found["failed_swaps"] and found["swaps"] >= given.swaps
-    return 0 if good and found["caused_ms"] < found["median_step_ms"] else 1  # type: ignore[operator]
+    return 0 if good and found["longest_gap_ms"] < found["median_step_ms"] else 1  # type: ignore[operator]
 
 
 if __name__ == "__main__":

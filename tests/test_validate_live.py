@@ -54,9 +54,17 @@ def test_the_latency_model_is_by_default_the_one_recorded_from_the_run(run):
     assert all(abs(found["arms"][arm]["metrics"]["tpot"]["error"]) < 0.02 for arm in ARMS)
 
 
+def depths(run: Path) -> list[int]:
+    """K of every step of `bandit` in the simulation beside `run`."""
+    return read_run(run / "simulated").steps("bandit", 0, ("k",))["k"].tolist()
+
+
 def test_policies_believe_what_they_were_told_in_the_run(run):
+    validate_live(run)
+    without = depths(run)
     store.write(load("roofline:b200:llama3-8b"), run / store.BELIEVED)
     validate_live(run)
+    assert depths(run) != without
     told = read_run(run / "simulated").info["configuration"]["policy_latency"]
     assert told == str(run / store.BELIEVED)
     validate_live(run, "h100-llama3-8b")
