@@ -36,6 +36,7 @@ OBJECTIVES: dict[str, dict[str, float]] = {
     "forward KL + 0.5 discard": {"forward_kl": 1.0, "discard": 0.5},
     "reverse KL": {"reverse_kl": 1.0},
     "next token": {"next_token": 1.0},
+    "0.5 forward KL + 0.5 next token": {"forward_kl": 0.5, "next_token": 0.5},
     "total variation": {"total_variation": 1.0},
     "log acceptance": {"log_acceptance": 1.0},
     "forward KL + 0.3 policy gradient": {"forward_kl": 1.0, "policy_gradient": 0.3},

@@ -27,14 +27,16 @@ from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import made_model
 from harness.speculator.traces import Trace
 
-BEFORE = LearnerSettings(lr=2e-3, depth=4, reuse=1.0, average=0.0)
+KL = LearnerSettings(objectives={"forward_kl": 1.0})
+BEFORE = replace(KL, lr=2e-3, depth=4, reuse=1.0, average=0.0)
 LEARNERS = {
     "rate 2e-3, depth 4, each trace once": BEFORE,
     "+ average of weights": replace(BEFORE, average=0.95),
     "+ average, depth 3": replace(BEFORE, average=0.95, depth=3),
     "+ average, depth 3, rate 4e-3": replace(BEFORE, average=0.95, depth=3, lr=4e-3),
-    "+ each trace twice (the default)": LearnerSettings(),
-    "+ each trace three times": LearnerSettings(reuse=3.0),
+    "+ each trace twice": KL,
+    "+ next token beside it (the default)": LearnerSettings(),
+    "  each trace three times": LearnerSettings(reuse=3.0),
 }
 FIRST, K, STEPS = "math", 4, 2
 WARM, TEXTS, HELD = 100, 200, 32

@@ -6,6 +6,8 @@ p = softmax(t):
     forward  KL(p || q) = sum p (t - s) - lse(t) + lse(s)      d/ds = q - p
     reverse  KL(q || p) = sum q (s - t) - lse(s) + lse(t)      d/ds = q ((s - lse(s)) - (t - lse(t)) - KL)
 
+The student's lse(s) falls out of either, with d/ds = q: lse(s) - s[token] is cross-entropy with a text.
+
 Both sums run online over vocabulary tiles with rescaling, as in FlashAttention. The backward pass
 recomputes logits tile by tile into a gradient buffer of CHUNK vocabulary entries, then adds that
 chunk's share of dx = ds @ w and writes its rows of dw = ds^T @ x: extra memory is
@@ -143,11 +145,11 @@ def kl_merge_kernel(
 
 @triton.jit(do_not_specialize=["tokens", "start", "width"])
 def kl_gradient_kernel(
-    xs, ws, xt, wt, loss, lse_s, lse_t, weight, ds, tokens, vocab, hidden_s, hidden_t, start, width,
+    xs, ws, xt, wt, loss, lse_s, lse_t, weight, weight_lse, ds, tokens, vocab, hidden_s, hidden_t, start, width,
     BT: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, CHUNK: tl.constexpr, REVERSE: tl.constexpr,
     TMA: tl.constexpr,
 ):  # fmt: skip
-    """ds[tokens, CHUNK] = weight * d KL / d s for vocabulary start .. start + width, zero beyond."""
+    """ds[tokens, CHUNK] = weight * d KL / d s + weight_lse * q for vocabulary start .. start + width, zero beyond."""
     row, at = tl.program_id(0) * BT, tl.program_id(1) * BV
     s = row_dot(xs, ws, row, start + at, tokens, vocab, hidden_s, BT, BV, BK, TMA)
     t = row_dot(xt, wt, row, start + at, tokens, vocab, hidden_t, BT, BV, BK, TMA)
@@ -155,12 +157,14 @@ def kl_gradient_kernel(
     inside = t_row < tokens
     log_q = s - tl.load(lse_s + t_row, mask=inside, other=0.0)[:, None]
     log_p = t - tl.load(lse_t + t_row, mask=inside, other=0.0)[:, None]
+    of_kl = tl.load(weight + t_row, mask=inside, other=0.0)
+    of_lse = tl.load(weight_lse + t_row, mask=inside, other=0.0)
     if REVERSE:
-        kl = tl.load(loss + t_row, mask=inside, other=0.0)
-        gradient = tl.exp(log_q) * (log_q - log_p - kl[:, None])
+        rest = of_lse - of_kl * tl.load(loss + t_row, mask=inside, other=0.0)
+        gradient = tl.exp(log_q) * (of_kl[:, None] * (log_q - log_p) + rest[:, None])
     else:
-        gradient = tl.exp(log_q) - tl.exp(log_p)
-    gradient *= tl.load(weight + t_row, mask=inside, other=0.0)[:, None]
+        q = tl.exp(log_q)
+        gradient = (q - tl.exp(log_p)) * of_kl[:, None] + q * of_lse[:, None]
     col = at + tl.arange(0, BV)
     gradient = tl.where((col < width)[None, :], gradient, 0.0)
     address = ds + t_row.to(tl.int64)[:, None] * CHUNK + col[None, :]
@@ -235,6 +239,8 @@ def kl_backward(
     direction: str = "forward",
     head: bool = True,
     cfg: KlConfig | None = None,
+    weight_lse: torch.Tensor
+    | None = None,  # fp32[tokens], the same with respect to the student's lse; none: 0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """-> gradient of x_s (fp32) and, if `head`, of w_s in its own type. The teacher gets none."""
     cfg, tma = _config(cfg, x_s)
@@ -243,12 +249,13 @@ def kl_backward(
     ds = torch.empty((tokens, chunk), dtype=x_s.dtype, device=x_s.device)
     dx = torch.empty((tokens, hidden), dtype=torch.float32, device=x_s.device)
     dw = torch.empty_like(w_s) if head else None
+    weight_lse = torch.zeros_like(weight) if weight_lse is None else weight_lse
     for start in range(0, vocab, chunk):
         width = min(chunk, vocab - start)
         launch(
             kl_gradient_kernel,
             (cdiv(tokens, cfg.bt), cdiv(chunk, cfg.bv)),
-            *_operands(x_s, w_s, x_t, w_t, cfg, tma), *saved, weight, ds,
+            *_operands(x_s, w_s, x_t, w_t, cfg, tma), *saved, weight, weight_lse, ds,
             tokens, vocab, hidden, x_t.shape[1], start, width,
             BT=cfg.bt, BV=cfg.bv, BK=cfg.bk, CHUNK=chunk, REVERSE=direction == "reverse", TMA=tma,
             num_warps=cfg.warps, num_stages=cfg.stages,

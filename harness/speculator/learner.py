@@ -25,7 +25,7 @@ from harness.speculator.drift import DriftDetector
 from harness.speculator.heldout import HeldOut
 from harness.speculator.judge import Group, Judge
 from harness.speculator.objectives import check_weights, combine
-from harness.speculator.rows import build_rows, fused_kl
+from harness.speculator.rows import build_rows, can_fuse, fused_losses
 from harness.speculator.settings import LearnerSettings
 from harness.speculator.traces import Trace
 from harness.speculator.vetting import Verdict, vet
@@ -175,12 +175,12 @@ class Learner:
     def _loss(
         self, traces: list[Trace], weights: Mapping[str, float]
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
-        """Dense rows, or the fused kernel where one KL is all that is wanted and the vocabulary is large."""
+        """Dense rows, or the fused kernel where it knows all that is wanted and the vocabulary is large."""
         s, used = self.settings, [name for name, weight in weights.items() if weight > 0]
-        if len(self.drafter.vocabulary) >= FUSED_VOCABULARY and used in (["forward_kl"], ["reverse_kl"]):
-            direction = used[0].removesuffix("_kl")
-            loss = fused_kl(self.drafter, self._head, traces, s.depth, s.decay, direction)
-            return loss * weights[used[0]], {used[0]: float(loss.detach())}
+        if len(self.drafter.vocabulary) >= FUSED_VOCABULARY and can_fuse(used):
+            losses = fused_losses(self.drafter, self._head, traces, s.depth, s.decay, used)
+            loss = torch.stack([weights[name] * losses[name] for name in used]).sum()
+            return loss, {name: float(value.detach()) for name, value in losses.items()}
         return combine(build_rows(self.drafter, self._head, traces, s.depth), weights, s.decay)
 
     def _recent_mix(self) -> Mapping[str, float]:

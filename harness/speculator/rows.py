@@ -6,13 +6,13 @@ chain follows what was drafted (its own drafts, counterfactual targets); everywh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from harness.speculator.drafters.base import Drafter, Sequences, batched
-from harness.speculator.fused import linear_kl
+from harness.speculator.fused import cross_entropy, linear_kl
 from harness.speculator.objectives import Rows
 from harness.speculator.traces import Trace
 from harness.speculator.vocabulary import DraftVocabulary
@@ -63,19 +63,39 @@ def build_rows(drafter: Drafter, head: torch.Tensor, traces: Sequence[Trace], de
     return Rows(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def fused_kl(
-    drafter: Drafter, head: torch.Tensor, traces: Sequence[Trace], depth: int, decay: float, direction: str
-) -> torch.Tensor:
-    """The forward or reverse KL objective as `objectives.combine` gives it, without any [N, V] logits."""
-    batch = sequences_of(traces)
+FUSABLE = ("forward_kl", "reverse_kl", "next_token")
+"""Objectives of `fused_losses`; of the two KLs one at a time."""
+
+
+def can_fuse(names: Collection[str]) -> bool:
+    """Whether `fused_losses` knows these objectives together."""
+    return set(names) <= set(FUSABLE) and not {"forward_kl", "reverse_kl"} <= set(names)
+
+
+def fused_losses(
+    drafter: Drafter,
+    head: torch.Tensor,
+    traces: Sequence[Trace],
+    depth: int,
+    decay: float,
+    names: Collection[str],
+) -> dict[str, torch.Tensor]:
+    """Each objective as `objectives.combine` weighs its rows, without any [N, V] logits."""
+    batch, vocabulary = sequences_of(traces), drafter.vocabulary
     steps = _lay(traces, batch, depth)
-    teacher = head if drafter.vocabulary.is_full else head[drafter.vocabulary.ids]
-    total, weights = batch.last.new_zeros(()), 0.0
+    teacher = head if vocabulary.is_full else head[vocabulary.ids]
+    direction = "reverse" if "reverse_kl" in names else "forward"
+    total, rows = dict.fromkeys(names, batch.last.new_zeros(())), dict.fromkeys(names, 0.0)
     for p in _picks(drafter, traces, batch, steps, depth):
-        loss = linear_kl(p.x[p.on_text], p.weight, p.last[p.on_text], teacher, direction)
-        total = total + decay**p.depth * loss.sum()
-        weights += decay**p.depth * len(loss)
-    return total / max(weights, 1e-9)
+        x = p.x[p.on_text]
+        kl, lse = linear_kl(x, p.weight, p.last[p.on_text], teacher, direction)
+        token = _text(p, batch, vocabulary)[p.on_text]
+        known = token >= 0
+        for name in names:
+            loss = cross_entropy(x[known], p.weight, lse[known], token[known]) if name == "next_token" else kl
+            total[name] = total[name] + decay**p.depth * loss.sum()
+            rows[name] += decay**p.depth * len(loss)
+    return {name: total[name] / max(rows[name], 1e-9) for name in names}
 
 
 def _picks(
@@ -146,12 +166,11 @@ def _fields(
     drafted, accepted = steps.drafted[..., p.depth][p.keep], steps.accepted[p.keep]
     offered = (drafted >= 0) & (p.depth <= accepted) & p.on_text
     nothing = torch.full_like(drafted, -1)
-    text = vocabulary.index[batch.ahead(batch.tokens, 2 + p.depth)[p.keep]]
     return {
         "student": p.x @ p.weight.T,
         "teacher": logits if vocabulary.is_full else logits[:, vocabulary.ids],
         "teacher_lse": logits.logsumexp(-1),
-        "token": text.where(p.on_text, nothing),
+        "token": _text(p, batch, vocabulary).where(p.on_text, nothing),
         "drafted": vocabulary.index[drafted.clamp(min=0)].where(drafted >= 0, nothing),
         "old_logq": steps.logq[..., p.depth][p.keep],
         "offered": offered,
@@ -161,3 +180,8 @@ def _fields(
         "depth": torch.full_like(drafted, p.depth),
         "step": torch.arange(p.keep.numel()).view(p.keep.shape)[p.keep],
     }
+
+
+def _text(p: _Pick, batch: Sequences, vocabulary: DraftVocabulary) -> torch.Tensor:
+    """int64[N]: draft index of the text's own next token at each row, -1 where the draft vocabulary lacks it."""
+    return vocabulary.index[batch.ahead(batch.tokens, 2 + p.depth)[p.keep]]

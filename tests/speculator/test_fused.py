@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import InputError
-from harness.speculator.fused import DIRECTIONS, linear_kl
+from harness.speculator.fused import DIRECTIONS, cross_entropy, linear_kl
 
 ROOT = Path(__file__).parents[2]
 N, V, HS, HT = 37, 50, 8, 12
@@ -28,26 +28,45 @@ def inputs(dtype: torch.dtype = torch.float64, n: int = N, v: int = V) -> tuple[
     return x_s.requires_grad_(), w_s.requires_grad_(), x_t, w_t
 
 
-def dense(x_s: Tensor, w_s: Tensor, x_t: Tensor, w_t: Tensor, direction: str) -> Tensor:
-    log_q, log_p = (x_s @ w_s.T).log_softmax(-1), (x_t @ w_t.T).log_softmax(-1)
+def dense(x_s: Tensor, w_s: Tensor, x_t: Tensor, w_t: Tensor, direction: str) -> tuple[Tensor, Tensor]:
+    logits = x_s @ w_s.T
+    log_q, log_p = logits.log_softmax(-1), (x_t @ w_t.T).log_softmax(-1)
     a, b = (log_p, log_q) if direction == "forward" else (log_q, log_p)
-    return (a.exp() * (a - b)).sum(-1)
+    return (a.exp() * (a - b)).sum(-1), logits.logsumexp(-1)
 
 
-def value_and_gradients(f: Callable[..., Tensor], made: tuple[Tensor, ...], *more: Any) -> tuple[Tensor, ...]:
-    """Rows weighted unequally, so that a row's gradient in the wrong place shows."""
-    loss = f(*made, *more)
-    weight = torch.linspace(-1.0, 2.0, len(loss), dtype=loss.dtype)
-    return loss, *torch.autograd.grad((loss * weight).sum(), made[:2])
+def value_and_gradients(
+    f: Callable[..., tuple[Tensor, Tensor]], made: tuple[Tensor, ...], *more: Any, of_lse: float = 0.0
+) -> tuple[Tensor, ...]:
+    """KL, log-sum-exp, and the gradients of both, the latter times `of_lse`. Rows weighted unequally, so that a
+    row's gradient in the wrong place shows."""
+    kl, lse = f(*made, *more)
+    weight = torch.linspace(-1.0, 2.0, len(kl), dtype=kl.dtype, device=kl.device)
+    return kl, lse, *torch.autograd.grad(((kl + of_lse * lse.flip(0)) * weight).sum(), made[:2])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("chunk", [1, 8, N, 1000])
 def test_value_and_gradients_are_the_dense_ones(direction: str, chunk: int) -> None:
     made = inputs()
-    expected = value_and_gradients(dense, made, direction)
-    for got, want in zip(value_and_gradients(linear_kl, made, direction, chunk), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+    for of_lse in (0.0, 0.7):
+        expected = value_and_gradients(dense, made, direction, of_lse=of_lse)
+        found = value_and_gradients(linear_kl, made, direction, chunk, of_lse=of_lse)
+        for got, want in zip(found, expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_cross_entropy_is_that_of_torch() -> None:
+    made, token = inputs(), torch.arange(N) * 7 % V
+    x_s, w_s, *_ = made
+    loss = cross_entropy(x_s, w_s, linear_kl(*made, chunk=8)[1], token)
+    want = torch.nn.functional.cross_entropy(x_s @ w_s.T, token, reduction="none")
+    torch.testing.assert_close(loss, want)
+    weight = torch.linspace(-1.0, 2.0, N, dtype=torch.float64)
+    for a, b in zip(
+        *(torch.autograd.grad((t * weight).sum(), (x_s, w_s)) for t in (loss, want)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -83,33 +102,33 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(direction: str) -> None:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_equal_heads_have_no_loss_and_no_gradient(direction: str) -> None:
     x, w, *_ = inputs()
-    loss, dx, dw = value_and_gradients(linear_kl, (x, w, x.detach(), w.detach()), direction, 8)
+    loss, _, dx, dw = value_and_gradients(linear_kl, (x, w, x.detach(), w.detach()), direction, 8)
     assert max(t.abs().max() for t in (loss, dx, dw)) < 1e-12
 
 
 def test_half_precision_is_widened_and_comes_back_as_it_was() -> None:
     made = inputs(torch.bfloat16)
-    loss, dx, dw = value_and_gradients(linear_kl, made, "forward", 8)
+    loss, _, dx, dw = value_and_gradients(linear_kl, made, "forward", 8)
     assert (loss.dtype, dx.dtype, dw.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
     exact = value_and_gradients(
         dense, tuple(t.detach().double().requires_grad_(i < 2) for i, t in enumerate(made)), "forward"
     )
     torch.testing.assert_close(loss.double(), exact[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(dx.double(), exact[1], rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(dx.double(), exact[2], rtol=2e-2, atol=2e-2)
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     x_s, w_s, x_t, w_t = inputs()
     frozen = w_s.detach()
-    linear_kl(x_s, frozen, x_t, w_t).sum().backward()
+    linear_kl(x_s, frozen, x_t, w_t)[0].sum().backward()
     assert x_s.grad is not None
     assert frozen.grad is None
 
 
 def test_no_rows() -> None:
     made = inputs(n=0)
-    loss, _, dw = value_and_gradients(linear_kl, made)
-    assert loss.shape == (0,)
+    loss, lse, _, dw = value_and_gradients(linear_kl, made)
+    assert loss.shape == lse.shape == (0,)
     assert not dw.any()
 
 
@@ -137,8 +156,8 @@ assert not any(name.partition(".")[0] in ("kernels", "triton") for name in sys.m
 fused.on_gpu = lambda x: True
 made = tuple(t.detach().repeat(1, 8).requires_grad_(i < 2) for i, t in enumerate(inputs(torch.float32)))
 for direction in fused.DIRECTIONS:
-    got = value_and_gradients(fused.linear_kl, made, direction)
-    for a, b in zip(got, value_and_gradients(dense, made, direction), strict=True):
+    got = value_and_gradients(fused.linear_kl, made, direction, of_lse=0.7)
+    for a, b in zip(got, value_and_gradients(dense, made, direction, of_lse=0.7), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 assert "kernels.linear_kl" in sys.modules
 """
@@ -159,5 +178,6 @@ def test_the_kernel_path_on_a_gpu(direction: str) -> None:
     made = tuple(
         t.detach().repeat(1, 8).cuda().requires_grad_(i < 2) for i, t in enumerate(inputs(torch.float32))
     )
-    loss = linear_kl(*made, direction)
-    torch.testing.assert_close(loss, dense(*made, direction), rtol=1e-3, atol=1e-3)
+    found = value_and_gradients(linear_kl, made, direction, of_lse=0.7)
+    for a, b in zip(found, value_and_gradients(dense, made, direction, of_lse=0.7), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
