@@ -103,7 +103,7 @@ def live(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Your prompts, a line of JSON each with domain and prompt; default: generated texts."
+            help="Your prompts, a line of JSON each: domain, and prompt or messages; default: generated texts."
         ),
     ] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; default: 64.")] = None,

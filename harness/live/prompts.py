@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from harness.contract import Request
 from harness.errors import InputError
@@ -17,6 +17,9 @@ from harness.speculator.texts import deal, pool_size, prompts
 
 NAMED = 5
 """Domains that a message names."""
+
+Said = str | list[dict[str, str]]
+"""A text as it stands, or the messages of a chat (`role`, `content`), which the tokenizer's template turns into one."""
 
 
 class Prompts(Protocol):
@@ -67,50 +70,67 @@ class Own:
         return found
 
 
-def read_prompts(path: Path) -> dict[str, list[str]]:
-    """Texts by domain, of a file with a line of JSON each: `{"domain": "code", "prompt": "def f("}`; gzip or plain.
+def read_prompts(path: Path) -> dict[str, list[Said]]:
+    """What is said by domain, of a file with a line of JSON each; gzip or plain: `{"domain": "code", "prompt": "def
+    f("}`, or in the prompt's place `"messages": [{"role": "user", "content": "..."}]`.
 
     InputError, with the line, for anything else.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Said]] = {}
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    domain, text = _row(line, f"{path}:{number}")
-                    found.setdefault(domain, []).append(text)
+                    domain, said = _row(line, f"{path}:{number}")
+                    found.setdefault(domain, []).append(said)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read prompts from {path}: {error}") from error
     return found
 
 
-def _row(line: str, where: str) -> tuple[str, str]:
+def _row(line: str, where: str) -> tuple[str, Said]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON ({error}); each line must be one object") from error
-    values = [row.get(key) if isinstance(row, dict) else None for key in ("domain", "prompt")]
-    if not all(isinstance(value, str) and value for value in values):
-        raise InputError(f"{where} must be an object with texts 'domain' and 'prompt'")
-    return str(values[0]), str(values[1])
+    row = row if isinstance(row, dict) else {}
+    domain, prompt, messages = (row.get(key) for key in ("domain", "prompt", "messages"))
+    if _is_text(domain) and _is_text(prompt) and messages is None:
+        return domain, prompt
+    if _is_text(domain) and _is_chat(messages) and prompt is None:
+        return domain, [{"role": m["role"], "content": m["content"]} for m in messages]
+    raise InputError(
+        f"{where} must be an object with texts 'domain' and 'prompt', or with 'messages', a list of objects with "
+        "texts 'role' and 'content', in the prompt's place"
+    )
 
 
-def check_covers(texts: Mapping[str, Sequence[str]], domains: Iterable[str], path: Path) -> None:
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_chat(value: Any) -> TypeGuard[list[dict[str, str]]]:
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(m, dict) and _is_text(m.get("role")) and _is_text(m.get("content")) for m in value
+    )  # fmt: skip
+
+
+def check_covers(said: Mapping[str, Sequence[Said]], domains: Iterable[str], path: Path) -> None:
     """InputError unless each of `domains` has a prompt."""
-    if missing := [name for name in domains if name not in texts]:
+    if missing := [name for name in domains if name not in said]:
         raise InputError(
-            f"{path} has no prompt of domain {missing[0]!r}; it has {_names(sorted(texts))}, "
+            f"{path} has no prompt of domain {missing[0]!r}; it has {_names(sorted(said))}, "
             "and every domain of the scenario and the trace must be among them"
         )
 
 
-def own_prompts(texts: Mapping[str, Sequence[str]], tokenizer: Any, longest: int, path: Path) -> Own:
-    """Tokenised as they are, without a chat template. Prompts of more than `longest` tokens are left out and
-    counted in the note; InputError when none of a domain is left."""
+def own_prompts(said: Mapping[str, Sequence[Said]], tokenizer: Any, longest: int, path: Path) -> Own:
+    """Prompts of more than `longest` tokens are left out and counted in the note; InputError when none of a domain
+    is left, and for chats that the tokenizer has no template for."""
     pools, long = {}, 0
-    for domain, lines in texts.items():
-        tokens = [tokenizer.encode(line) for line in lines]
+    for domain, lines in said.items():
+        tokens = [_encode(tokenizer, line, f"domain {domain!r} in {path}") for line in lines]
         pools[domain] = [ids for ids in tokens if 0 < len(ids) <= longest]
         long += len(tokens) - len(pools[domain])
         if not pools[domain]:
@@ -120,6 +140,20 @@ def own_prompts(texts: Mapping[str, Sequence[str]], tokenizer: Any, longest: int
             )
     left_out = f"; {long} were too long and left out" if long else ""
     return Own(pools, f"{sum(map(len, pools.values()))} prompts of {path.name}{left_out}")
+
+
+def _encode(tokenizer: Any, said: Said, where: str) -> list[int]:
+    if isinstance(said, str):
+        return list(tokenizer.encode(said))
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"{where} has chats ('messages'), but the model's tokenizer has no chat template; give texts as 'prompt'"
+        )
+    try:
+        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates raise what they like, of roles that they do not take
+        raise InputError(f"the model's chat template refuses a chat of {where}: {error}") from error
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _names(names: Sequence[str]) -> str:

@@ -32,10 +32,30 @@ mixture = { kind = "constant", domains = { gsm8k = 1, spider-sql = 1 } }
 
 
 class Letters:
-    """A tokenizer of one token a letter."""
+    """A tokenizer of one token a letter, after a token of its own."""
 
-    def encode(self, text: str) -> list[int]:
-        return [ord(c) for c in text]
+    chat_template = None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [0] * add_special_tokens + [ord(c) for c in text]
+
+
+class Chatty(Letters):
+    """Its template starts a chat, names roles, and takes nothing from a system."""
+
+    chat_template = "..."
+
+    def apply_chat_template(
+        self, chat: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        assert not tokenize
+        if any(m["role"] == "system" for m in chat):
+            raise RuntimeError("no system here")
+        return "".join(f"{m['role']}:{m['content']};" for m in chat) + "assistant:" * add_generation_prompt
+
+
+def chat(*said: str, role: str = "user") -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for text in said]
 
 
 def prompts_file(folder: Path, *rows: object, name: str = "mine.jsonl") -> Path:
@@ -74,6 +94,9 @@ def test_a_file_is_read_by_domain(tmp_path, name):
         ((["gsm8k", "one"],), "mine.jsonl:1 must be an object"),
         ((row("gsm8k", "one"), {"domain": "gsm8k"}), "mine.jsonl:2 must be an object"),
         ((row("gsm8k", ""),), "mine.jsonl:1 must be an object"),
+        (({"domain": "gsm8k", "messages": []},), "mine.jsonl:1 must be an object"),
+        (({"domain": "gsm8k", "messages": [{"role": "user"}]},), "texts 'role' and 'content'"),
+        (({"domain": "gsm8k", "prompt": "x", "messages": chat("x")},), "mine.jsonl:1 must be an object"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, rows, why):
@@ -110,9 +133,28 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted():
     texts = {"a": ["x" * 5, "x" * 50], "b": ["y"]}
     own = own_prompts(texts, Letters(), 10, Path("mine.jsonl"))
     assert own.note == "2 prompts of mine.jsonl; 1 were too long and left out"
-    assert {len(p) for p in own.of(requests_of(*"aaa"), 0)} == {5}
-    with pytest.raises(InputError, match=r"every prompt of domain 'a' .* longer than the 4 tokens"):
-        own_prompts(texts, Letters(), 4, Path("mine.jsonl"))
+    assert {len(p) for p in own.of(requests_of(*"aaa"), 0)} == {6}
+    with pytest.raises(InputError, match=r"every prompt of domain 'a' .* longer than the 5 tokens"):
+        own_prompts(texts, Letters(), 5, Path("mine.jsonl"))
+
+
+def test_a_chat_goes_through_the_template_once_without_tokens_beside_it(tmp_path):
+    path = prompts_file(tmp_path, {"domain": "a", "messages": chat("hi", "you")}, row("a", "hi"))
+    own = own_prompts(read_prompts(path), Chatty(), 100, path)
+    found = {"".join(map(chr, p)) for p in own.of(requests_of(*"aa"), 0)}
+    assert found == {"user:hi;user:you;assistant:", "\0hi"}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "said", "why"),
+    [
+        (Letters(), chat("hi"), "domain 'a' in mine.jsonl has chats .* no chat template"),
+        (Chatty(), chat("hi", role="system"), "refuses a chat of domain 'a' in mine.jsonl: no system here"),
+    ],
+)
+def test_a_chat_that_cannot_be_said_is_refused(tokenizer, said, why):
+    with pytest.raises(InputError, match=why):
+        own_prompts({"a": [said]}, tokenizer, 100, Path("mine.jsonl"))
 
 
 # --- the workload ------------------------------------------------------------------------------
