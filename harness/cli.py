@@ -107,6 +107,7 @@ def live(
         ),
     ] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; default: 64.")] = None,
+    temperature: Annotated[float, typer.Option(help="Sample answers at this temperature; 0: greedy.")] = 0.0,
     simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; default: runs/live-<scenario>-<time>.")
@@ -136,6 +137,7 @@ def live(
         trace=trace,
         prompts=prompts,
         output_tokens=output_tokens,
+        temperature=temperature,
     )
     out = out or Path("runs") / f"live-{job.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with cell_progress() as on_cell:

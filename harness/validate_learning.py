@@ -78,6 +78,10 @@ def _check_stream(run: Run) -> None:
                 f"{run.path} took its {what} from {told[what]}, which its record does not hold; only runs of a "
                 "scenario with generated texts can be learnt anew"
             )
+    if told.get("temperature"):
+        raise InputError(
+            f"{run.path} sampled its answers at temperature {told['temperature']:g}; the simulator's texts are greedy"
+        )
     if told.get("output_tokens", OUTPUT_TOKENS) != OUTPUT_TOKENS:
         raise InputError(
             f"{run.path} answered with up to {told['output_tokens']} tokens; the simulator's texts have {OUTPUT_TOKENS}"

@@ -115,7 +115,12 @@ def test_the_command_and_its_mistakes(run, capsys, tmp_path):
     (other / "run.json").write_text(json.dumps(told))
     assert call("validate", "--live", str(other), "--acceptance", "model") == 2
     assert "made models only: tiny" in capsys.readouterr().err
-    for what, value in (("trace", "t.csv"), ("prompts", "p.jsonl"), ("output_tokens", 200)):
+    for what, value in (
+        ("trace", "t.csv"),
+        ("prompts", "p.jsonl"),
+        ("output_tokens", 200),
+        ("temperature", 0.8),
+    ):
         (other / "run.json").write_text(
             json.dumps(told | {"configuration": told["configuration"] | {what: value}})
         )

@@ -86,6 +86,7 @@ async def run_cell(
     asks: Sequence[Ask],
     seed: int,
     writer: CellWriter,
+    temperature: float = 0.0,
 ) -> list[Answer]:
     """Measure one arm; its rows go to `writer`. Answers in the order of `asks`, failed ones among them."""
     trainer = await station.reset(policy, seed, scenario.drafter == "untrained")
@@ -107,7 +108,13 @@ async def run_cell(
     model = station.server.config.model.name
     most = max(ask.request.output_tokens for ask in asks)
     answers = await drive(
-        station.server.url, model, asks, began=began, most_tokens=most, timeout=ANSWER_SECONDS
+        station.server.url,
+        model,
+        asks,
+        began=began,
+        most_tokens=most,
+        timeout=ANSWER_SECONDS,
+        temperature=temperature,
     )
     await story
     controller.note("client", largest_lag=largest_lag(asks, answers), retries=_retries(answers))

@@ -32,11 +32,13 @@ def open_session() -> aiohttp.ClientSession:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Greedy, streamed, with token ids and the server's count of tokens."""
+    """Streamed, with token ids and the server's count of tokens."""
 
     session: aiohttp.ClientSession
     url: str
     model: str
+    temperature: float = 0.0
+    """0: greedy."""
 
     async def complete(
         self,
@@ -52,7 +54,7 @@ class Client:
             "model": self.model,
             "prompt": prompt,
             "max_tokens": most,
-            "temperature": 0,
+            "temperature": self.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,

@@ -20,6 +20,7 @@ from workloads.traces import read_trace
 DEFAULT_ARMS = ("none", "static:3", "schedule", "cadence:48@3", "bandit")
 """`cadence` at Aurora's shortest interval: at its usual 400 requests a short run would never see it publish."""
 MAX_K = 5
+MAX_TEMPERATURE = 2.0
 UTILISATION = 0.7
 """Offered load where none is given: share of what the server does without speculation at full concurrency."""
 
@@ -47,6 +48,8 @@ class LiveJob:
     """A file of the user's own; None: generated texts."""
     output_tokens: int = OUTPUT_TOKENS
     """Most of an answer."""
+    temperature: float = 0.0
+    """0: greedy; else answers are sampled, and no arm says what another says."""
 
 
 def prepare(
@@ -62,6 +65,7 @@ def prepare(
     trace: Path | None = None,
     prompts: Path | None = None,
     output_tokens: int | None = None,
+    temperature: float = 0.0,
 ) -> LiveJob:
     """Fill in defaults and refuse, in one sentence, what could not run; nothing is started yet."""
     spec = model_spec(model)
@@ -90,10 +94,12 @@ def prepare(
             f"output tokens is {output_tokens}; it must be at least {LEAST_OUTPUT}, and the context of {model} holds "
             f"{spec.max_model_len} with the prompt"
         )
+    if not 0.0 <= temperature <= MAX_TEMPERATURE:
+        raise InputError(f"temperature is {temperature}; it must be within 0..{MAX_TEMPERATURE:g}")
     if trace is not None:
         total = min(total, sum(1 for _ in islice(read_trace(trace), total)))
     job = LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k, utilisation or UTILISATION,
-                  trace, prompts, output_tokens)  # fmt: skip
+                  trace, prompts, output_tokens, temperature)  # fmt: skip
     _check_texts(job)
     return job
 

@@ -71,6 +71,7 @@ async def drive(
     began: float,
     most_tokens: int,
     timeout: float,
+    temperature: float = 0.0,
     on_answer: Callable[[Answer], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> list[Answer]:
@@ -80,6 +81,7 @@ async def drive(
         url: of the server, without `/v1`.
         most_tokens: no request generates more, whatever its `output_tokens`.
         timeout: seconds from sending to the end of one answer.
+        temperature: of sampling; 0 is greedy.
         on_answer: called with each answer as it is complete.
         stop: once set, requests in flight are broken off and the rest never sent; all are `failed`.
 
@@ -89,7 +91,9 @@ async def drive(
     _check(asks)
     stop = stop or asyncio.Event()
     async with open_session() as session:
-        loop = _OpenLoop(Client(session, url, model), began, most_tokens, timeout, on_answer, stop)
+        loop = _OpenLoop(
+            Client(session, url, model, temperature), began, most_tokens, timeout, on_answer, stop
+        )
         tasks = [asyncio.create_task(loop.answer(ask)) for ask in asks]
         watch = asyncio.create_task(_cancel_when(stop, tasks))
         try:
@@ -99,7 +103,14 @@ async def drive(
 
 
 async def closed_loop(
-    url: str, model: str, prompts: Iterator[list[int]], *, concurrency: int, seconds: float, most_tokens: int
+    url: str,
+    model: str,
+    prompts: Iterator[list[int]],
+    *,
+    concurrency: int,
+    seconds: float,
+    most_tokens: int,
+    temperature: float = 0.0,
 ) -> int:
     """Keep `concurrency` requests in flight for `seconds`, or until the prompts run out; then let the last ones
     end. They carry no labels and leave no traces.
@@ -121,7 +132,7 @@ async def closed_loop(
         return answered
 
     async with open_session() as session:
-        client = Client(session, url, model)
+        client = Client(session, url, model, temperature)
         return sum(await _all([asyncio.create_task(one_at_a_time(client)) for _ in range(concurrency)]))
 
 

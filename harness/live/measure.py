@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -54,18 +55,23 @@ async def measure(
     ks: Sequence[int],
     concurrency: Sequence[int],
     most_tokens: int = MOST_TOKENS,
+    temperature: float = 0.0,
 ) -> Measured:
     """Run closed loops on `server` at each K and concurrency. MissingPart when it makes no steps.
 
     `ks` must be in rising order and (0,) for a server without a drafter. `most_tokens`: of an answer, at most
     `MOST_TOKENS`."""
-    most_tokens = min(most_tokens, MOST_TOKENS)
-    feed = Feed({})
-    link, name = server.link, server.config.model.name
-    top = max(concurrency)
-    await closed_loop(
-        server.url, name, prompts, concurrency=top, seconds=WARM_SECONDS, most_tokens=most_tokens
+    feed, link = Feed({}), server.link
+    loop = partial(
+        closed_loop,
+        server.url,
+        server.config.model.name,
+        prompts,
+        most_tokens=min(most_tokens, MOST_TOKENS),
+        temperature=temperature,
     )
+    top = max(concurrency)
+    await loop(concurrency=top, seconds=WARM_SECONDS)
     for _ in link.steps.take():
         pass
     frames, tokens_per_second = [], 0.0
@@ -73,9 +79,7 @@ async def measure(
     for k in ks:
         link.control.write_schedule(constant_k(k))
         for n in concurrency:
-            await closed_loop(
-                server.url, name, prompts, concurrency=n, seconds=CELL_SECONDS, most_tokens=most_tokens
-            )
+            await loop(concurrency=n, seconds=CELL_SECONDS)
             feed.read(link.steps.take())
             tick = feed.take()
             feed.forget(tick)

@@ -119,11 +119,14 @@ async def _run(
             writer.info["arms"][arm]["context"] = _plain(context)
             station = stations[policy.uses_drafter]
             with CellWriter(writer.parts, arm, seed) as cell:
-                answers = await run_cell(station, policy, context, job.scenario, asks[seed], seed, cell)
-            texts.add(arm, seed, answers)
+                answers = await run_cell(
+                    station, policy, context, job.scenario, asks[seed], seed, cell, job.temperature
+                )
+            if not job.temperature:
+                texts.add(arm, seed, answers)
             done += 1
             on_cell(done, total)
-    writer.info["texts"] = texts.compared(job.policies)
+    writer.info["texts"] = {} if job.temperature else texts.compared(job.policies)
 
 
 async def _measure(
@@ -143,6 +146,7 @@ async def _measure(
             ks=ks if drafter else (0,),
             concurrency=concurrency,
             most_tokens=workload.output_tokens,
+            temperature=job.temperature,
         )
     return found
 
@@ -216,7 +220,7 @@ def _describe(
         "acceptance": {
             "name": "measured",
             "source": "measured: this server",
-            "note": f"{workload.prompts.note}; decoding is greedy",
+            "note": f"{workload.prompts.note}; {_decoding(job.temperature)}",
         },
         "configuration": {
             "scenario": scenario.model_dump(mode="json"),
@@ -238,6 +242,7 @@ def _describe(
             "trace": job.trace.name if job.trace else None,
             "prompts": job.prompts.name if job.prompts else None,
             "output_tokens": job.output_tokens,
+            "temperature": job.temperature,
             "order": "arms forth under one seed, back under the next",
             "before_the_run": {
                 "tokens_per_second_without_drafts": first.tokens_per_second,
@@ -245,6 +250,12 @@ def _describe(
             },
         },
     }
+
+
+def _decoding(temperature: float) -> str:
+    if not temperature:
+        return "decoding is greedy"
+    return f"answers are sampled at temperature {temperature:g}, so arms and seeds say different things"
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm.platforms import current_platform
 
+from harness.live.expand import mend_expand
 from harness.live.link import Link
 from harness.live.resting import RestingDrafter, rests
 from harness.live.swapping import SwapServer
@@ -37,6 +38,8 @@ class LiveWorker(Base):
         resting: RestingDrafter | None = None
         if drafter is not None and hasattr(runner, "propose_draft_token_ids"):
             self._tap = Tap(runner, link)
+            if current_platform.is_cpu():
+                mend_expand()
             if rests(runner, self.vllm_config):
                 resting = RestingDrafter(runner)
         self._swaps = SwapServer(link, runner.get_model(), drafter, self._tap, resting)

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("vllm")
+import torch
 
 from harness.contract import TRAINED, Observation, Plan, TrainPlan, constant_k
 from harness.latency.store import believed
@@ -103,10 +104,9 @@ def asks_of(model, n: int, rate: float = 8.0) -> list[Ask]:
     return replace(workload, load=rate / workload.rate()).asks(0)
 
 
-def answer_all(station: Station, asks: list[Ask]):
-    began = time.monotonic()
-    name = station.server.config.model.name
-    return asyncio.run(drive(station.server.url, name, asks, began=began, most_tokens=64, timeout=60.0))
+def answer_all(station: Station, asks: list[Ask], temperature: float = 0.0):
+    how = {"began": time.monotonic(), "most_tokens": 64, "timeout": 60.0, "temperature": temperature}
+    return asyncio.run(drive(station.server.url, station.server.config.model.name, asks, **how))
 
 
 def cell(station: Station, asks: list[Ask], policy: Policy, tmp_path: Path, scenario=None):
@@ -224,6 +224,28 @@ def test_greedy_texts_are_the_targets_own(station, model):
         for ask, answer, text in zip(asks, answers, texts, strict=True)
     )
     assert same >= 23
+
+
+def test_sampled_texts_come_from_the_targets_distribution(station, model):
+    """Drafts or not, -log p(token) less the entropy there has mean 0 over what a target says; p by transformers."""
+    from harness.speculator.target import Target
+
+    temperature, asks = 0.7, asks_of(model, 48)
+    station.server.link.control.write_schedule(constant_k(3))
+    list(station.server.link.steps.take())
+    answers = answer_all(station, asks, temperature)
+    rows = [np.frombuffer(c, STEP_ROW)[0] for kind, c in station.server.link.steps.take() if kind == STEP]
+    assert sum(int(r["accepted"]) for r in rows) > 200
+    target, gaps, variance = Target.load(Path(model.target)), 0.0, 0.0
+    texts = [[*ask.prompt, *answer.tokens] for ask, answer in zip(asks, answers, strict=True)]
+    for ask, text, (_, last) in zip(asks, texts, target.states(texts), strict=True):
+        begin = len(ask.prompt)
+        log_p = (last[begin - 1 : len(text) - 1] @ target.head.T / temperature).log_softmax(-1)
+        surprise, entropy = -log_p, -(log_p.exp() * log_p).sum(-1)
+        said = surprise.gather(-1, torch.tensor(text[begin:])[:, None])[:, 0]
+        gaps += float((said - entropy).sum())
+        variance += float(((log_p.exp() * surprise**2).sum(-1) - entropy**2).sum())
+    assert abs(gaps) < 4 * variance**0.5
 
 
 @pytest.mark.parametrize("how", ["cut", "nan", "not there"])

@@ -48,6 +48,12 @@ def test_a_load_that_is_none(servable, name, value):
         live_job.prepare(load_scenario("domain-shift"), model="m", **{name: value})
 
 
+@pytest.mark.parametrize("value", [-0.1, 2.5, float("nan")])
+def test_a_temperature_that_is_none(servable, value):
+    with pytest.raises(InputError, match=r"temperature is .* within 0\.\.2"):
+        live_job.prepare(load_scenario("domain-shift"), model="m", temperature=value)
+
+
 def test_the_rate_is_set_once(servable):
     with pytest.raises(InputError, match="give one of them"):
         live_job.prepare(load_scenario("domain-shift"), model="m", load=0.3, utilisation=0.25)

@@ -96,6 +96,16 @@ def test_what_is_asked_of_the_server():
     assert set(server.request_ids) == {"specdrift-4", "specdrift-5"}
 
 
+def test_both_loops_sample_at_the_temperature_given():
+    async def use(server: FakeServer) -> FakeServer:
+        await driven(server.url, [ask(0)], temperature=0.7)
+        prompts = iter([[OK, 1]])
+        await closed_loop(server.url, "m", prompts, concurrency=1, seconds=5, most_tokens=3, temperature=0.7)
+        return server
+
+    assert [b["temperature"] for b in served(use).bodies] == [0.7, 0.7]
+
+
 def test_mistakes_are_refused_before_anything_is_sent():
     with pytest.raises(InputError, match="same id"):
         asyncio.run(driven("http://127.0.0.1:1", [ask(1), ask(1)]))

@@ -15,6 +15,7 @@ from harness.policy.static import StaticK
 from harness.runlog import Run, read_run
 from harness.sim.cell import build_world
 from harness.sim.job import _Nowhere, choose, prepare
+from harness.sim.replay.record import requests_of
 from harness.sim.simulate import simulate
 from tests.sim.recording import record_run
 from workloads.parts import Fault, VerifierUpdate
@@ -191,18 +192,15 @@ def test_policies_are_told_what_they_were_told_or_what_the_first_requests_show(
     assert 0 < seen[-1].mean_context < 4000
 
 
-def test_a_request_that_failed_in_one_arm_has_the_length_that_another_produced(recorded, tmp_path):
+def with_lengths(recorded: Path, run: Path, change) -> Path:
+    """A copy of the run whose output tokens `change(table, lengths)` has edited."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    run = tmp_path / "failed"
     shutil.copytree(recorded, run)
     table = pq.read_table(run / "requests.parquet")
     lengths = table["output_tokens"].to_numpy().copy()
-    mine = (table["arm"].to_numpy() == "none") & (table["request_id"].to_numpy() == 7)
-    lengths[mine] = 1
-    everywhere = table["request_id"].to_numpy() == 8
-    lengths[everywhere] = 0
+    change(table, lengths)
     place = table.column_names.index("output_tokens")
     table = table.set_column(place, "output_tokens", pa.array(lengths, pa.int32()))
     groups = pq.ParquetFile(recorded / "requests.parquet")
@@ -212,6 +210,15 @@ def test_a_request_that_failed_in_one_arm_has_the_length_that_another_produced(r
             rows = groups.metadata.row_group(g).num_rows
             out.write_table(table.slice(start, rows))
             start += rows
+    return run
+
+
+def test_a_request_that_failed_in_one_arm_has_the_length_that_another_produced(recorded, tmp_path):
+    def fail(table, lengths):
+        lengths[(table["arm"].to_numpy() == "none") & (table["request_id"].to_numpy() == 7)] = 1
+        lengths[table["request_id"].to_numpy() == 8] = 0
+
+    run = with_lengths(recorded, tmp_path / "failed", fail)
     job = job_of(run, policies=("static:3",), seeds=(0,))
     assert job.requests == 219
     simulate(job, tmp_path / "out")
@@ -219,6 +226,18 @@ def test_a_request_that_failed_in_one_arm_has_the_length_that_another_produced(r
     assert 8 not in two["request_id"].tolist()
     lengths = [r.set_index("request_id")["output_tokens"] for r in (one, two)]
     assert lengths[0].drop(8).tolist() == lengths[1].tolist()
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.0, 90), (0.8, 38)])
+def test_a_sampled_request_has_the_mean_of_what_its_arms_said(recorded, tmp_path, temperature, expected):
+    def say(table, lengths):
+        mine = table["request_id"].to_numpy() == 7
+        lengths[mine] = 25
+        lengths[mine & (table["arm"].to_numpy() == "none")] = 90
+
+    run = with_lengths(recorded, tmp_path / "run", say)
+    told = changed(run, tmp_path / "told", lambda info: info["configuration"].update(temperature=temperature))
+    assert {r.request_id: r.output_tokens for r in requests_of(read_run(told), 0)}[7] == expected
 
 
 def test_it_can_be_cut_short(recorded, tmp_path):

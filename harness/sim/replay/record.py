@@ -83,23 +83,29 @@ def requests_of(run: Run, seed: int) -> list[Request]:
 
     Arrivals are those of the run's first arm (a live client's sends jitter by microseconds). A request has as
     many output tokens as the arm that produced most of it: arms are lossless, so fewer means that it failed
-    there. One that no arm produced a token for is left out.
+    there. Where answers were sampled, arms differ, and it has their mean. One that no arm produced a token for is
+    left out.
     """
     columns = ("request_id", "arrival", "prompt_tokens", "domain", "tenant", "output_tokens")
     produced = run.requests(seed=seed, columns=("request_id", "output_tokens"))
-    longest = produced.groupby("request_id")["output_tokens"].max().to_dict()
+    lengths = produced[produced["output_tokens"] > 0].groupby("request_id")["output_tokens"]
+    tokens = (lengths.mean().round() if _sampled(run) else lengths.max()).astype(int).to_dict()
     first = run.requests(run.arms[0], seed, columns).sort_values(["arrival", "request_id"])
     rows = zip(*(first[name].tolist() for name in columns[:-1]), strict=True)
     found = [
-        Request(number, arrival, prompt, longest[number], str(domain), str(tenant))
+        Request(number, arrival, prompt, tokens[number], str(domain), str(tenant))
         for number, arrival, prompt, domain, tenant in rows
-        if longest[number] > 0
+        if number in tokens
     ]
     if not found:
         raise InputError(
             f"no request of seed {seed} of {run.path} produced a token, so there is none to replay"
         )
     return found
+
+
+def _sampled(run: Run) -> bool:
+    return bool((run.info.get("configuration") or {}).get("temperature"))
 
 
 def verify_steps(run: Run, arm: str | None, seed: int) -> pd.DataFrame:
