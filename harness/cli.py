@@ -89,7 +89,15 @@ def live(
     policy: Annotated[list[str] | None, typer.Option(help="An arm, e.g. static:3; repeat for more.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many paired seeds.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    requests: Annotated[int, typer.Option(min=1, help="Requests of each arm and seed.")] = 110,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Requests of each arm and seed; default: see --seconds.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Time of each arm and seed: as many requests as arrive in it, 110 at least; default: 25."
+        ),
+    ] = None,
     load: Annotated[
         float | None,
         typer.Option(help="Factor on arrival rates, above 0; default: see --utilisation."),
@@ -131,6 +139,7 @@ def live(
         policies=policy or (),
         seeds=range(seed, seed + seeds),
         requests=requests,
+        seconds=seconds,
         load=load,
         utilisation=utilisation,
         max_k=max_k,

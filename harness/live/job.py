@@ -24,6 +24,12 @@ MAX_TEMPERATURE = 2.0
 UTILISATION = 0.7
 """Offered load where none is given: share of what the server does without speculation at full concurrency."""
 
+SECONDS = 25.0
+"""Length of a cell where neither a time nor a number of requests is given: the same on any machine."""
+LEAST_REQUESTS = 110
+"""Of a cell whose length is given in seconds."""
+MOST_REQUESTS = 100_000
+"""Likewise."""
 LEAST_OUTPUT = 8
 """Output tokens of an answer, so that there are decode steps to time."""
 
@@ -37,6 +43,7 @@ class LiveJob:
     policies: tuple[str, ...]
     seeds: tuple[int, ...]
     requests: int
+    """Of each arm and seed; with `seconds`, the most of them."""
     load: float | None
     """Factor on the scenario's arrival rate; None: by `utilisation`."""
     max_k: int
@@ -50,6 +57,8 @@ class LiveJob:
     """Most of an answer."""
     temperature: float = 0.0
     """0: greedy; else answers are sampled, and no arm says what another says."""
+    seconds: float | None = None
+    """Run as many requests as arrive in this time, once the rate is known; None: `requests` of them."""
 
 
 def prepare(
@@ -59,6 +68,7 @@ def prepare(
     policies: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     requests: int | None = None,
+    seconds: float | None = None,
     load: float | None = None,
     utilisation: float | None = None,
     max_k: int | None = None,
@@ -85,9 +95,10 @@ def prepare(
             "a folder of yours may hold one in successor/"
         )
     _check_rate(load, utilisation)
-    total = requests or scenario.requests
-    if total < 1:
-        raise InputError(f"requests is {total}; run at least 1")
+    _check_length(requests, seconds)
+    if requests is None and seconds is None:
+        seconds = SECONDS
+    total = requests or MOST_REQUESTS
     output_tokens = OUTPUT_TOKENS if output_tokens is None else output_tokens
     if not LEAST_OUTPUT <= output_tokens < spec.max_model_len:
         raise InputError(
@@ -99,7 +110,7 @@ def prepare(
     if trace is not None:
         total = min(total, sum(1 for _ in islice(read_trace(trace), total)))
     job = LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k, utilisation or UTILISATION,
-                  trace, prompts, output_tokens, temperature)  # fmt: skip
+                  trace, prompts, output_tokens, temperature, seconds)  # fmt: skip
     _check_texts(job)
     return job
 
@@ -111,6 +122,15 @@ def _check_rate(load: float | None, utilisation: float | None) -> None:
         raise InputError(f"utilisation is {utilisation}; a share of the server's capacity must be above 0")
     if load is not None and utilisation is not None:
         raise InputError("load and utilisation both set the arrival rate; give one of them")
+
+
+def _check_length(requests: int | None, seconds: float | None) -> None:
+    if requests is not None and requests < 1:
+        raise InputError(f"requests is {requests}; run at least 1")
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise InputError(f"seconds is {seconds}; the time of a cell must be above 0")
+    if requests is not None and seconds is not None:
+        raise InputError("requests and seconds both set how long a cell lasts; give one of them")
 
 
 def _check_texts(job: LiveJob) -> None:

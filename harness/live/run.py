@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from harness.live.link import Link
 from harness.live.lossless import Texts
 from harness.live.measure import Measured, latency_of, measure, policy_context
 from harness.live.models import at_hand, trace_bytes
+from harness.live.offered import Offered, first_total, offered_load, with_total
 from harness.live.prompts import Generated, Prompts, own_prompts, read_prompts
 from harness.live.server import MAX_BATCHED_TOKENS, Server, ServerConfig
 from harness.live.workload import Workload
@@ -45,7 +46,7 @@ def live(
         say(f"making model {job.model.name!r}, once on this machine (minutes)")
     job = replace(job, model=at_hand(job.model))
     logs = out.with_name(f"{out.name}.logs")
-    workload = _workload(job)
+    workload = _workload(job, first_total(job))
     work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
     stations: dict[bool, Station] = {}
     try:
@@ -63,16 +64,16 @@ def live(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _workload(job: LiveJob) -> Workload:
-    """At load 1. InputError for prompts that do not fit."""
+def _workload(job: LiveJob, total: int) -> Workload:
+    """`total` requests at load 1. InputError for prompts that do not fit."""
     from harness.speculator.texts import load_tokenizer
 
     tokenizer = load_tokenizer(Path(job.model.target))
-    prompts: Prompts = Generated(tokenizer, job.requests)
+    prompts: Prompts = Generated(tokenizer, total)
     if job.prompts is not None:
         longest = job.model.max_model_len - job.output_tokens
         prompts = own_prompts(read_prompts(job.prompts), tokenizer, longest, job.prompts)
-    return Workload(job.scenario, job.requests, 1.0, prompts, job.trace, job.output_tokens)
+    return Workload(job.scenario, total, 1.0, prompts, job.trace, job.output_tokens)
 
 
 def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, say: Said) -> None:
@@ -102,10 +103,14 @@ async def _run(
         [(m, drafter) for drafter, m in known.items()], f"{job.model.name} here", job.model.block_size
     )
     store.write(model, writer.path / store.BELIEVED)
-    offered = _offered(job, known, workload)
+    capacity = known[min(known)].tokens_per_second
+    job = with_total(job, offered_load(job, capacity, workload))
+    if job.requests != workload.total:
+        workload = _workload(job, job.requests)
+    offered = offered_load(job, capacity, workload)
     workload = replace(workload, load=offered.load)
     _describe(job, workload, writer, known, model, offered)
-    say(f"offered load: {offered.text}")
+    say(f"offered load: {offered.text}; {job.requests} requests of each arm and seed")
     asks = {seed: workload.asks(seed) for seed in job.seeds}
     total, done = len(job.seeds) * len(job.policies), 0
     texts = Texts()
@@ -149,29 +154,6 @@ async def _measure(
             temperature=job.temperature,
         )
     return found
-
-
-@dataclass(frozen=True)
-class Offered:
-    """The offered load, said in three ways."""
-
-    load: float
-    """Factor on the scenario's arrival rate."""
-    requests_per_second: float
-    utilisation: float
-
-    @property
-    def text(self) -> str:
-        share = f"{self.utilisation:.2f} of what this server does without drafts"
-        return f"{self.requests_per_second:.2f} requests/s, {share}"
-
-
-def _offered(job: LiveJob, known: Mapping[bool, Measured], workload: Workload) -> Offered:
-    """By the job's factor, else by its share of what the engine without drafts does at full concurrency."""
-    capacity = known[min(known)].tokens_per_second / workload.output_tokens
-    rate = workload.rate()
-    load = job.load or job.utilisation * capacity / rate
-    return Offered(load, rate * load, rate * load / capacity)
 
 
 def _plain(context: PolicyContext) -> dict[str, Any]:

@@ -126,7 +126,11 @@ def cell(station: Station, asks: list[Ask], policy: Policy, tmp_path: Path, scen
 def test_a_run_compares_arms_and_its_simulation(model, tmp_path):
     """The whole of `specdrift live`: two servers, arms there and back, log, report, and side by side."""
     job = live_job.prepare(
-        parse_scenario(SCENARIO, "test"), model="tiny", policies=("none", "static:3"), seeds=(0, 1)
+        parse_scenario(SCENARIO, "test"),
+        model="tiny",
+        policies=("none", "static:3"),
+        seeds=(0, 1),
+        requests=40,
     )
     out = tmp_path / "run"
     summary = live_run.live(job, out, finish=write_report)

@@ -18,14 +18,6 @@ from harness.live.models import RING_TOKENS, UNKNOWN_WIDTH, ModelSpec, trace_byt
 from harness.live.serve import ServeJob, command_line
 from workloads.scenario import load_scenario
 
-SPEC = ModelSpec("m", "/no/target", "/no/head", "float32", 1, 512, 16, "cpu")
-
-
-@pytest.fixture
-def servable(monkeypatch):
-    monkeypatch.setattr(live_job, "model_spec", lambda name: SPEC)
-    monkeypatch.setattr(live_job, "missing_parts", lambda spec: [])
-
 
 @pytest.mark.parametrize(
     ("arm", "why"),

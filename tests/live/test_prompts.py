@@ -15,13 +15,11 @@ pytest.importorskip("aiohttp")
 from harness.contract import Request
 from harness.errors import InputError
 from harness.live import job as live_job
-from harness.live.models import ModelSpec
 from harness.live.prompts import Generated, Own, check_covers, own_prompts, read_prompts
 from harness.live.workload import Workload
 from workloads import write_trace
 from workloads.scenario import load_scenario, parse_scenario
 
-SPEC = ModelSpec("m", "/no/target", "/no/head", "float32", 1, 512, 16, "cpu")
 SCENARIO = """
 name = "two"
 question = "?"
@@ -67,12 +65,6 @@ def prompts_file(folder: Path, *rows: object, name: str = "mine.jsonl") -> Path:
 
 def row(domain: str, prompt: str) -> dict[str, str]:
     return {"domain": domain, "prompt": prompt}
-
-
-@pytest.fixture
-def servable(monkeypatch):
-    monkeypatch.setattr(live_job, "model_spec", lambda name: SPEC)
-    monkeypatch.setattr(live_job, "missing_parts", lambda spec: [])
 
 
 def requests_of(*domains: str) -> list[Request]:
