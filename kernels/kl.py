@@ -239,8 +239,7 @@ def kl_backward(
     direction: str = "forward",
     head: bool = True,
     cfg: KlConfig | None = None,
-    weight_lse: torch.Tensor
-    | None = None,  # fp32[tokens], the same with respect to the student's lse; none: 0
+    weight_lse: torch.Tensor | None = None,  # fp32[tokens], likewise of the student's log-sum-exp; None: 0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """-> gradient of x_s (fp32) and, if `head`, of w_s in its own type. The teacher gets none."""
     cfg, tma = _config(cfg, x_s)
