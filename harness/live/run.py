@@ -127,8 +127,7 @@ async def _run(
                 answers = await run_cell(
                     station, policy, context, job.scenario, asks[seed], seed, cell, job.temperature
                 )
-            if not job.temperature:
-                texts.add(arm, seed, answers)
+            texts.add(arm, seed, answers)
             done += 1
             on_cell(done, total)
     writer.info["texts"] = {} if job.temperature else texts.compared(job.policies)

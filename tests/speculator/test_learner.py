@@ -228,7 +228,7 @@ def test_the_fused_loss_is_the_dense_one(weights, monkeypatch):
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_what_the_kernel_does_not_know_is_dense():
+def test_which_objectives_the_kernel_knows_together():
     assert not can_fuse(["forward_kl", "reverse_kl"])
     assert not can_fuse(["forward_kl", "discard"])
     assert can_fuse(learner("default").objectives)
