@@ -53,6 +53,9 @@ class PolicyContext:
     """Batch size expected before the run; what a content-only controller tunes for."""
     heldout_k: int | None = None
     """K at which the trainer's held-out acceptance lengths are measured; None: `max_k`."""
+    price_spread: float = 1.0
+    """How far off the latency model's price of speculation may be here: standard deviation of a factor on what
+    drafts add to a step. 1: a model of another machine; far less where it was measured on this engine."""
 
     def __post_init__(self) -> None:
         if self.max_k < 0 or self.max_batch < 1:
@@ -73,6 +76,8 @@ class PolicyContext:
             raise InputError(
                 f"trainer_accelerators is {self.trainer_accelerators}; it must be finite and not negative"
             )
+        if not (math.isfinite(self.price_spread) and self.price_spread > 0):
+            raise InputError(f"price_spread is {self.price_spread}; it must be finite and above 0")
         if self.publish_requests < 1 or self.typical_batch < 1:
             raise InputError(
                 f"publish_requests is {self.publish_requests} and typical_batch {self.typical_batch}; "

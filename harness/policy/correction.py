@@ -23,15 +23,16 @@ import numpy as np
 from harness.contract import StepLatency
 from harness.policy.costs import StepCosts
 
-NOW_SPREAD, BETA_SPREAD, THETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 1.0, 0.2, 0.12, 0.06
-"""Standard deviations assumed at first (of log factors; beta's of the factor itself)."""
+NOW_SPREAD, THETA_SPREAD, RANGE_SPREAD, CELL_SPREAD = 0.3, 0.2, 0.12, 0.06
+"""Standard deviations assumed at first (of log factors); beta's, of the factor itself, is what the operator knows
+of the latency model (`PolicyContext.price_spread`)."""
 
 NOW_DRIFT, BETA_DRIFT, THETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.004, 0.002, 0.002
 """Random-walk standard deviation of each per update."""
 
 FIXED_SPREAD = 0.12
-"""Of what a round of drafting costs whatever K >= 1 is (launches, a second model's fixed work): unknown until
-K = 0 has been seen beside K >= 1, for beta alone cannot tell it from the price per draft."""
+"""Per unit of `price_spread`: of what a round of drafting costs whatever K >= 1 is (launches, a second model's fixed
+work), unknown until K = 0 has been seen beside K >= 1, for beta alone cannot tell it from the price per draft."""
 
 STEP_NOISE, BLOCK_NOISE = 0.10, 0.01
 """Of one measured step, and of a block of steps however long (its contexts differ from the mean)."""
@@ -43,16 +44,17 @@ _FIRST_CELLS = 3.0
 _KEEP = 0.998
 _LOAD_RATE = 0.1
 _BETA = (0.1, 10.0)
-_MOST = (NOW_SPREAD**2, BETA_SPREAD**2, THETA_SPREAD**2)
 _WALK = (NOW_DRIFT**2, BETA_DRIFT**2, THETA_DRIFT**2)
 
 
 class LatencyCorrection:
     """Learns from `Observation.steps`: `update` now and then, `correct` at every tick."""
 
-    def __init__(self, costs: StepCosts, max_k: int) -> None:
+    def __init__(self, costs: StepCosts, max_k: int, price_spread: float = 1.0) -> None:
         self._costs = costs
         self._max_k = max_k
+        self._fixed_var = (FIXED_SPREAD * price_spread) ** 2
+        self._most = (NOW_SPREAD**2, price_spread**2, THETA_SPREAD**2)
         shape = (len(costs.ranges), max_k + 1)
         self.steps = np.zeros(shape)
         """float64[ranges, max_k + 1]: discounted measured steps by cell."""
@@ -61,7 +63,7 @@ class LatencyCorrection:
         self.load = np.full(len(costs.ranges), 1.0 / len(costs.ranges))
         """float64[ranges], sums to 1: share of recent engine time by batch range."""
         self._x = [0.0, 1.0, 0.0]
-        self._p = [[most if i == j else 0.0 for j in range(3)] for i, most in enumerate(_MOST)]
+        self._p = [[most if i == j else 0.0 for j in range(3)] for i, most in enumerate(self._most)]
         self._range = [0.0] * shape[0]
         self._range_var = [RANGE_SPREAD**2] * shape[0]
         self._cell = np.zeros(shape)
@@ -121,13 +123,13 @@ class LatencyCorrection:
         share = 1.0 - table[at, 0] / table[at]
         cell = np.where(self.steps[at] < 1.0, self._surprise / self._surprises, self._cell_var[at])
         variance = self._p[1][1] * (share - share[k]) ** 2 + cell
-        variance[1:] += FIXED_SPREAD**2 * (k == 0)
-        variance[0] += FIXED_SPREAD**2 * (k > 0)
+        variance[1:] += self._fixed_var * (k == 0)
+        variance[0] += self._fixed_var * (k > 0)
         return np.where(self.steps[at] >= KNOWN, 1.0, np.exp(-2.0 * np.sqrt(variance)))
 
     def _drift(self) -> None:
         for i in range(3):
-            self._p[i][i] = min(self._p[i][i] + _WALK[i], _MOST[i])
+            self._p[i][i] = min(self._p[i][i] + _WALK[i], self._most[i])
         self._range_var = [min(v + RANGE_DRIFT**2, RANGE_SPREAD**2) for v in self._range_var]
         np.minimum(self._cell_var + CELL_DRIFT**2, CELL_SPREAD**2, out=self._cell_var)
         self.steps *= _KEEP

@@ -22,7 +22,7 @@ class RunningCosts:
 
     def __init__(self, context: PolicyContext, block_ticks: int) -> None:
         self.model = StepCosts(context)
-        self.correction = LatencyCorrection(self.model, context.max_k)
+        self.correction = LatencyCorrection(self.model, context.max_k, context.price_spread)
         self.table = self.model.seconds(context.mean_context)
         """float64[ranges, max_k + 1]: uncorrected seconds of decode-only steps at the last context."""
         self._mixed = MixedSteps(self.model)

@@ -94,6 +94,23 @@ def test_interference_of_the_trainer_is_measured() -> None:
     assert sum(apart.interference) < 0.05
 
 
+def test_a_price_measured_here_is_not_undone_by_a_slower_hour() -> None:
+    """Deep drafts run first; then the server slows down and, at the same time, K becomes 1. With nothing known of the
+    price, half of that is taken for cheaper drafts; with the price measured, for the hour."""
+    costs = StepCosts(context())
+    table = costs.seconds(800.0)
+    beta = {}
+    for spread in (1.0, 0.15):
+        correction = LatencyCorrection(costs, 7, spread)
+        for k, factor in ((5, 1.0), (1, 1.2)):
+            for _ in range(8):
+                seconds = 32 * factor * predict(decode_shape(16, k, 800.0))
+                correction.update([(StepLatency(16, k, 32, seconds, 1), False)], table)
+        beta[spread] = correction.beta
+    assert beta[1.0] < 0.75
+    assert beta[0.15] > 0.85
+
+
 def test_hope_is_for_unmeasured_cells_and_fades_as_the_model_proves_right() -> None:
     costs = StepCosts(context())
     table = costs.seconds(800.0)

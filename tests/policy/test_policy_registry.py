@@ -59,7 +59,7 @@ def test_k_beyond_the_engine_is_refused_at_reset(spec: str) -> None:
     "changes",
     [{"max_k": -1}, {"max_batch": 0}, {"offline_hazards": ()}, {"offline_hazards": (1.2,)},
      {"offline_hazards": (float("nan"),)}, {"mean_context": float("inf")}, {"swap_stall": -1.0},
-     {"publish_requests": 0}, {"heldout_k": 0}, {"typical_batch": 0}],
+     {"publish_requests": 0}, {"heldout_k": 0}, {"typical_batch": 0}, {"price_spread": 0.0}],
 )  # fmt: skip
 def test_a_context_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InputError):
