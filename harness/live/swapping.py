@@ -31,7 +31,7 @@ from harness.live.tap import Tap
 from harness.speculator import checkpoint
 
 IDLE_WAIT = 0.02
-"""Seconds that a prepared swap leaves to the next step before it looks whether the engine is idle."""
+"""Seconds without a step after which the engine counts as idle, and a prepared swap no longer waits for the next."""
 
 
 class SwapServer:
@@ -52,6 +52,7 @@ class SwapServer:
         self._resting = resting
         self._step = threading.Lock()
         self._in_step = False
+        self._left = time.monotonic()
         self._waiting: Callable[[], None] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(link.socket))
@@ -68,7 +69,7 @@ class SwapServer:
 
     def leave_step(self) -> None:
         if self._in_step:
-            self._in_step = False
+            self._in_step, self._left = False, time.monotonic()
             self._step.release()
 
     # --- the thread ---
@@ -158,7 +159,8 @@ class SwapServer:
         return {"stall": time.monotonic() - began, "fingerprint": fingerprint, "error_of_probe": error}
 
     def _between_steps(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Let the engine's thread act at its next step; act here when it is idle."""
+        """Let the engine's thread act at its next step; act here when it is idle, and only then: between two steps
+        this thread would have to be woken, and hand the interpreter back, while the engine waits."""
         done = threading.Event()
         result: list[dict[str, Any] | Exception] = []
 
@@ -174,7 +176,8 @@ class SwapServer:
 
         self._waiting = once
         while not done.wait(IDLE_WAIT):
-            if self._step.acquire(timeout=IDLE_WAIT):
+            idle = not self._in_step and time.monotonic() - self._left >= IDLE_WAIT
+            if idle and self._step.acquire(blocking=False):
                 try:
                     once()
                 finally:
