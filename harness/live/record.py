@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.contract import Event, Slo, VerifyRecord
 from harness.live.feed import RECORD_FIELDS, Feed, Live, Tick
+from harness.live.front_end import entry_delay
 from harness.live.load import Answer, Ask
 from harness.runlog import CellWriter
 
@@ -21,6 +22,7 @@ class Recorder:
     def __init__(self, writer: CellWriter) -> None:
         self._writer = writer
         self._served: dict[int, Live] = {}
+        self._steps: list[np.ndarray] = []
 
     def tick(self, tick: Tick, feed: Feed, began: float) -> None:
         rows = tick.rows
@@ -28,6 +30,7 @@ class Recorder:
             columns = {name: rows[name] for name in RECORD_FIELDS}
             columns["start"] = rows["start"] - began
             self._writer.steps(columns)
+            self._steps.append(rows[["start", "seconds", "waiting"]])
         for live in tick.ended:
             if live.request_id >= 0:
                 self._served[live.request_id] = live
@@ -48,16 +51,23 @@ class Recorder:
     def close(
         self, asks: Sequence[Ask], answers: Sequence[Answer], slo: Mapping[str, Slo], began: float
     ) -> None:
-        """Write the requests, and what lies between client and engine as an event `front_end`."""
+        """Write the requests, and what lies between client and the engine's queue as an event `front_end`."""
         rows = [self._row(ask, answer, slo, began) for ask, answer in zip(asks, answers, strict=True)]
         self._writer.requests({name: [row[name] for row in rows] for name in rows[0]})
         between = [s for answer in answers if (s := self._front_end(answer, began)) is not None]
         if between:
-            seconds = float(np.median(between))
-            self._writer.events([Event(answers[-1].finish, "front_end", {"seconds": seconds})])
+            entry = self._entry()
+            told = {"seconds": float(np.median(between)) + entry, "entry": entry}
+            self._writer.events([Event(answers[-1].finish, "front_end", told)])
+
+    def _entry(self) -> float:
+        """Mean seconds from the API server's stamp to the engine's queue."""
+        told = [(live.arrival, live.end["scheduled"]) for live in self._served.values()]
+        times = np.array(told, np.float64).reshape(-1, 2)  # None becomes NaN
+        return entry_delay(times[:, 0], times[:, 1], np.concatenate(self._steps)) if self._steps else 0.0
 
     def _front_end(self, answer: Answer, began: float) -> float | None:
-        """Seconds that an answer's first token spent between client and engine, there and back."""
+        """Seconds that an answer's first token spent between client and the API server's stamp, there and back."""
         live = self._served.get(answer.request_id)
         if live is None or answer.status != "finished" or live.end.get("first_token") is None:
             return None
