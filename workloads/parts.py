@@ -86,7 +86,8 @@ class Trainer(Part):
     own_accelerator: bool = True
     """Whether it runs on its own accelerator; otherwise it shares the server's."""
     interference: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    """Factor on the time of an engine step while a trainer that shares the accelerator trains. (assumed)"""
+    """Factor on the time of an engine step while a trainer that shares the accelerator trains. (assumed; at 1, a
+    latency model recorded beside such a trainer says)"""
     servers: Count = 1
     """Servers that publish from this trainer; each is charged its part of the trainer's own accelerator."""
     samples_per_second: Positive = 40.0

@@ -96,6 +96,8 @@ class LatencyModel:
     part_source: dict[str, str] = field(default_factory=dict)
     """What a part rests on where that is not `source`."""
     coverage: Coverage | None = None
+    interference: float = 1.0
+    """Factor on a step while a trainer works on the server's cores, as measured there; 1: none, or not known."""
 
     def predict(self, shape: StepShape) -> float:
         """Seconds of one step. Raises InputError for a K or a step larger than the model can answer."""

@@ -1,6 +1,7 @@
 """The latency model of an engine that ran: fitted to the whole steps of a run log, live or simulated.
 
-Read in order: `recorded_steps` (what each step had to compute), `recorded_basis` (the terms of a step),
+Read in order: `recorded_steps` (what each step had to compute), `recorded_trainer` (what a trainer beside the server
+added to it, which is taken off again), `recorded_basis` (the terms of a step),
 `recorded_fit` (their weights), `recorded_error` (how wrong it is at batch sizes and K left out).
 """
 
@@ -19,7 +20,8 @@ from harness.latency.buckets import padded
 from harness.latency.model import Coverage, LatencyModel
 from harness.latency.recorded_error import StepError, held_out_steps, step_errors
 from harness.latency.recorded_fit import Cells, Weights, fit, gather
-from harness.latency.recorded_steps import COLUMNS, step_rows
+from harness.latency.recorded_steps import COLUMNS, TRAINING, step_rows
+from harness.latency.recorded_trainer import Interference, interference, undone, working
 from harness.runlog import Run, read_run
 
 FEWEST_STEPS, FEWEST_BATCHES = 200, 2
@@ -57,7 +59,7 @@ def fit_run(run: Path) -> Recorded:
     """
     log = read_run(run)
     cells = [(arm, seed) for arm in log.arms for seed in log.seeds]
-    frames = [log.steps(arm, seed, COLUMNS) for arm, seed in cells]
+    frames = [_steps_of(log, arm, seed) for arm, seed in cells]
     loaded = {arm: _drafter_loaded(arm, settings) for arm, settings in log.info["arms"].items()}
     return fit_recorded(
         frames,
@@ -112,22 +114,36 @@ def fit_recorded(
             f"{name} has {len(steps)} usable steps (of {total}) at {batches} batch sizes; a latency model needs "
             f"at least {FEWEST_STEPS} at {FEWEST_BATCHES}, each followed right away by another decode step"
         )
+    trainer = interference(steps)
+    steps = undone(steps, trainer)
     cells = gather(steps)
     weights = fit(cells)
     errors = step_errors(held_out_steps(cells), arms)
+    pause = paused / len(steps)
+    values = weights.values.copy()
+    values[cells.terms.index("gap")] += pause  # in no step's seconds, but requests wait for it
     model = LatencyModel(
         name=name,
         source=source,
         note=_note(source, name, len(steps), errors),
-        provenance=_provenance(cells, weights, errors, total, paused, block_size, kv_tokens),
-        compiled=cells.basis.compiled(cells.terms, weights.values),
+        provenance=_provenance(cells, weights, errors, total, pause, block_size, kv_tokens, trainer),
+        compiled=cells.basis.compiled(cells.terms, values),
         max_k=int(max(steps["k"].max(), steps["passes"].max())),
         max_tokens=max(MAX_TOKENS, int(steps["tokens"].max())),
         kv_capacity_tokens=kv_tokens,
         has_drafter=any(drafter_loaded),
         coverage=_coverage(steps),
+        interference=trainer.factor,
     )
     return Recorded(model, errors)
+
+
+def _steps_of(log: Run, arm: str, seed: int) -> pd.DataFrame:
+    """With the share of its time that a trainer worked, where one did."""
+    steps, found = log.steps(arm, seed, COLUMNS), working(log, arm, seed)
+    if found is None:
+        return steps
+    return steps.assign(**{TRAINING: found.share((steps["start"] + steps["seconds"] / 2).to_numpy())})
 
 
 def _drafter_loaded(arm: str, settings: Mapping[str, Any]) -> bool:
@@ -188,9 +204,10 @@ def _provenance(
     weights: Weights,
     errors: Sequence[StepError],
     total: int,
-    paused: float,
+    pause: float,
     block_size: int,
     kv_tokens: int | None,
+    trainer: Interference,
 ) -> dict[str, str]:
     """Each input: measured, fitted or assumed, and how."""
     s = cells.steps
@@ -200,12 +217,13 @@ def _provenance(
         "steps": f"measured: {len(s):,} of {total:,} steps, batch {s['batch'].min():.0f} to "
         f"{s['batch'].max():.0f}, K {_listed(s['k'])}, at most {s['tokens'].max():.0f} tokens",
         "fit": f"non-negative least squares on the medians of {len(cells.count):,} cells, linear between sizes",
-        "mean": f"times {weights.factor:.4f}, so that predicted seconds sum to the measured ones"
+        "mean": f"{1e3 * weights.stall_s:+.3f} ms a step, so that predicted seconds sum to the measured ones"
         + (left_out if weights.hiccups else ""),
         "held-out error": "; ".join(by_arm) or _held_out(errors),
         "context": f"KV blocks in use of {block_size} tokens, less what a sequence holds beyond its context",
         "draft": _draft(cells),
-        "between steps": f"not included: {paused / s['seconds'].sum():.1%} of the steps' seconds",
+        "trainer": trainer.text(),
+        "between steps": f"measured: {1e3 * pause:.3f} ms, added to every step",
         "kv_capacity": "engine configuration" if kv_tokens else "unknown",
     }
 

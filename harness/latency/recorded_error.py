@@ -22,7 +22,7 @@ class StepError:
     """None: every K."""
     typical: float
     """Mean over (batch, K) shapes, weighted by steps, of |median of measured / predicted - 1|, the prediction
-    taken before the factor from medians to means: what the fit misses."""
+    taken before stalls were added to it: what the fit misses."""
     mean: float
     """The same of |predicted / measured mean seconds - 1|: with what chance stalls do to a shape's few steps."""
     bias: float
@@ -32,7 +32,7 @@ class StepError:
 
 
 def held_out_steps(cells: Cells) -> pd.DataFrame:
-    """`frame`, `batch`, `k`, `seconds`, `predicted` and `ratio` (measured to predicted, before the factor) of the
+    """`frame`, `batch`, `k`, `seconds`, `predicted` and `ratio` (measured to predicted, before stalls) of the
     steps that could be held out.
 
     Each fifth of the (batch, K) shapes is left out in turn, whole. Shapes beyond the sizes that remain are
@@ -43,7 +43,7 @@ def held_out_steps(cells: Cells) -> pd.DataFrame:
     shape[cells.of] = keys.ngroup().to_numpy()
     fold = (shape - shape // EVERY) % EVERY  # the next of every five, so that no batch size or K goes whole
     size = {n: np.bincount(cells.of, cells.steps[n]) / cells.count for n in ("tokens", "batch", "passes")}
-    predicted, factor = np.full(len(cells.count), np.nan), np.ones(len(cells.count))
+    predicted, typical = np.full(len(cells.count), np.nan), np.ones(len(cells.count))
     for number in range(EVERY):
         out = fold == number
         if not out.any() or out.all():
@@ -51,9 +51,9 @@ def held_out_steps(cells: Cells) -> pd.DataFrame:
         inside = np.all([_within(values, out) for values in size.values()], axis=0)
         weights = fit(cells, ~out)
         predicted[out & inside] = (cells.design @ weights.values)[out & inside]
-        factor[out] = weights.factor
+        typical[out] = (cells.design @ weights.typical)[out]
     frame = cells.steps[["frame", "batch", "k", "seconds"]].assign(predicted=predicted[cells.of])
-    frame["ratio"] = frame["seconds"] / frame["predicted"] * factor[cells.of]
+    frame["ratio"] = frame["seconds"] / typical[cells.of]
     return frame[frame["predicted"].notna()]
 
 

@@ -2,8 +2,8 @@
 
 Steps alike (batch, K, draft passes, drafter, and bins of prompt tokens and context) are one cell with their
 median seconds. Weights are the non-negative least squares of the relative error over cells, by their steps,
-where cells far off count less (Huber). Then one factor makes predicted seconds sum to the measured ones:
-stalls fall on a step in proportion to its length, and throughput is made of means, not medians.
+where cells far off count less (Huber). Then what is missing makes predicted seconds sum to the measured ones:
+stalls, which fall on steps alike however long they are, for throughput is made of means, not medians.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Seconds per unit of each term, the factor included."""
+    """Seconds per unit of each term, stalls included."""
 
     values: np.ndarray
-    factor: float
-    """Mean over median: what the weights were multiplied by."""
+    typical: np.ndarray
+    """The same before stalls: what follows the medians."""
+    stall_s: float
+    """Seconds by which the mean step is longer than its typical one. Below 0 they were taken off in proportion."""
     hiccups: int
-    """Steps that the factor leaves out."""
+    """Steps that count neither as steps nor as stalls."""
     hiccup_s: float
 
 
@@ -81,8 +83,12 @@ def fit(cells: Cells, keep: np.ndarray | None = None) -> Weights:
     seconds = cells.steps["seconds"].to_numpy()[inside]
     predicted = (cells.design @ values)[cells.of[inside]]
     hiccup = (seconds > HICCUP_S) & (seconds > HICCUP_TIMES * predicted)
-    factor = float(seconds[~hiccup].sum() / predicted[~hiccup].sum())
-    return Weights(values * factor, factor, int(hiccup.sum()), float(seconds[hiccup].sum()))
+    stall = float((seconds - predicted)[~hiccup].mean())
+    with_stalls = (
+        values * float(seconds[~hiccup].sum() / predicted[~hiccup].sum()) if stall < 0 else values.copy()
+    )
+    with_stalls[cells.terms.index("gap")] += max(stall, 0.0)
+    return Weights(with_stalls, values, stall, int(hiccup.sum()), float(seconds[hiccup].sum()))
 
 
 def _huber(design: np.ndarray, seconds: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ COLUMNS = (
     "start", "seconds", "batch", "k", "prefill_tokens", "output_tokens", "accepted", "running", "kv_blocks",
 )  # fmt: skip
 """What is read of `contract.StepRecord`."""
+TRAINING = "training"
+"""May stand beside them: the share of its time that a trainer worked beside the server then; 0 without it."""
 BREAK_S, BREAK_SHARE = 0.005, 0.5
 """A step begins right after the one before if the pause is at most this, or this share of that step."""
 
@@ -34,9 +36,9 @@ def step_rows(
     with a drafter keeps KV slots for `look_ahead` drafts a sequence (None: the largest K of the frames).
 
     Returns:
-        float64 columns `frame` (its index), `loaded`, `seconds`, `batch`, `k`, `passes`, `tokens`, `prefill`
-        (prompt tokens), `rows` (sampled), `context` (KV tokens of decoding and prompt sequences, this step's
-        prompt tokens included), `decode_context` (the same without them; 0 without decoding sequences).
+        float64 columns `frame` (its index), `start`, `training`, `loaded`, `seconds`, `batch`, `k`, `passes`,
+        `tokens`, `prefill` (prompt tokens), `rows` (sampled), `context` (KV tokens of decoding and prompt sequences,
+        this step's prompt tokens included), `decode_context` (the same without them; 0 without decoding sequences).
 
     Raises InputError: lengths differ, a column is missing, a value is impossible.
     """
@@ -69,7 +71,8 @@ def _checked(frame: pd.DataFrame, number: int) -> pd.DataFrame:
         raise InputError(
             f"step table {number} lacks column {missing[0]!r}; it has {', '.join(frame.columns)}"
         )
-    frame = frame[list(COLUMNS)].astype(np.float64).reset_index(drop=True)
+    training = frame[TRAINING] if TRAINING in frame.columns else 0.0
+    frame = frame[list(COLUMNS)].assign(training=training).astype(np.float64).reset_index(drop=True)
     for name in COLUMNS:
         low = np.finfo(float).tiny if name == "seconds" else 0.0
         bad = np.flatnonzero(~(np.isfinite(frame[name]) & (frame[name] >= low)))
@@ -99,6 +102,8 @@ def _columns_of(f: pd.DataFrame, loaded: bool, block_size: int, slots: float) ->
     return pd.DataFrame(
         {
             "frame": 0.0,
+            "start": f["start"],
+            "training": f[TRAINING],
             "loaded": float(loaded),
             "seconds": f["seconds"],
             "batch": f["batch"],

@@ -88,7 +88,7 @@ def build_world(cell: Cell, sink: Sink) -> World:
     profiles = _profiles(cell)
     curve = LearningCurve(list(profiles.values()), start=scenario.drafter)
     engine = _engine(cell, latency, profiles, policy.uses_drafter)
-    trainer = trainer_config(scenario) if scenario.trainer.on else None
+    trainer = trainer_config(scenario, latency) if scenario.trainer.on else None
     context = _context(cell, latency, engine, curve, trainer)
     return World(
         engine=engine,
@@ -152,14 +152,17 @@ def engine_config(cell: Cell, latency: LatencyModel, drafter: bool) -> EngineCon
     return replace(config, **given)
 
 
-def trainer_config(scenario: Scenario) -> TrainerConfig:
+def trainer_config(scenario: Scenario, latency: LatencyModel) -> TrainerConfig:
+    """Where it shares the server's accelerator and the scenario leaves open what that costs, as the latency model was
+    seen to be slowed."""
     t = scenario.trainer
+    told = t.own_accelerator or t.interference > 1.0
     return TrainerConfig(
         samples_per_second=t.samples_per_second,
         samples_per_step=t.samples_per_step,
         buffer_requests=t.buffer_requests,
         buffer_tokens=t.buffer_bytes // t.bytes_per_token,
-        slowdown=t.interference,
+        slowdown=t.interference if told else latency.interference,
     )
 
 

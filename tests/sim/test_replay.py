@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from harness.errors import InputError, UnknownName
+from harness.latency import load
 from harness.policy.static import StaticK
 from harness.runlog import Run, read_run
 from harness.sim.cell import build_world
 from harness.sim.job import _Nowhere, choose, prepare
+from harness.sim.replay import build
 from harness.sim.replay.record import requests_of
 from harness.sim.simulate import simulate
 from tests.sim.recording import record_run
-from workloads.parts import Fault, VerifierUpdate
+from workloads.parts import Fault, Trainer, VerifierUpdate
 from workloads.scenario import load_scenario
 
 FIXED = ("none", "static:3", "schedule", "cadence:30@3")
@@ -70,6 +74,34 @@ def by_id(run: Run, arm: str, seed: int):
 def counts(run: Run, arm: str, seed: int) -> dict[str, int]:
     (detail,) = run.events(arm, seed, kinds=("replay",))["detail"]
     return detail
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory) -> Path:
+    """A trainer on the server's own cores makes steps 1.3 times as long while it works; one arm has none."""
+    scenario = load_scenario("domain-shift")
+    trainer = Trainer(own_accelerator=False, interference=1.3, samples_per_second=4.0)
+    scenario = scenario.model_copy(update={"requests": 400, "trainer": trainer})
+    out = tmp_path_factory.mktemp("replay") / "beside"
+    return record_run(out, scenario, ("static:3", "cadence:30@3"), (0, 1))
+
+
+def test_a_trainer_beside_the_server_slows_the_replay_as_it_did_the_run(beside, tmp_path):
+    """Under the latency that the record itself teaches, which knows the server with the trainer at rest."""
+    model = load(str(beside))
+    assert model.interference == pytest.approx(1.3, abs=0.06)
+    assert "measured" in model.provenance["trainer"]
+    again = replay(beside, tmp_path / "again", latency=str(beside))
+    rest = replace(model, interference=1.0)
+    with patch.object(build, "load_latency", lambda *_, **__: rest):
+        at_rest = replay(beside, tmp_path / "rest", latency=str(beside))
+    first = read_run(beside)
+    seconds = {
+        arm: [run.steps(arm)["seconds"].mean() for run in (first, again, at_rest)] for arm in first.arms
+    }
+    for recorded, replayed, _ in seconds.values():
+        assert replayed == pytest.approx(recorded, rel=0.03)
+    assert seconds["cadence:30@3"][2] < 0.93 * seconds["cadence:30@3"][0], "the trainer was worth a slowdown"
 
 
 # --- the same again ---

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from harness.contract import Plan, TrainPlan, constant_k
 from harness.errors import InputError
+from harness.latency import load
 from harness.policy.base import Policy
 from harness.sim import cell as cells
 from harness.sim.cell import Cell, build_world
@@ -261,6 +263,19 @@ def test_a_sharing_trainer_slows_the_engine():
     shared = {"own_accelerator": False, "interference": 1.5}
     alone, slowed = (rows_of(run("cadence", trainer=t)[0]) for t in ({}, shared))
     assert (slowed["finish"] - slowed["arrival"]).sum() > 1.05 * (alone["finish"] - alone["arrival"]).sum()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "slowdown"),
+    [
+        ({"own_accelerator": False}, 1.07),
+        ({"own_accelerator": False, "interference": 1.5}, 1.5),
+        ({"own_accelerator": True}, 1.0),
+    ],
+)
+def test_what_sharing_costs_is_the_scenarios_word_or_else_the_latency_models(trainer, slowdown):
+    beside = replace(load("h100-llama3-8b"), interference=1.07)
+    assert cells.trainer_config(scenario(trainer=trainer), beside).slowdown == slowdown
 
 
 def test_the_buffer_is_bounded_and_counts_what_it_drops(monkeypatch):

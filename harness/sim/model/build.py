@@ -65,7 +65,7 @@ def build_model_world(cell: Cell, model: str, sink: Sink) -> World:
         max(config.max_k, 1),
     )
     engine = ModelEngine(config, _labels(cell, parts), latency, cell.seed, parts.tables)
-    trainer = _trainer(cell, policy, settings)
+    trainer = _trainer(cell, policy, settings, latency)
     return World(
         engine=engine,
         policy=policy,
@@ -86,10 +86,12 @@ def _labels(cell: Cell, parts: ModelParts) -> Labels:
     )
 
 
-def _trainer(cell: Cell, policy: Policy, settings: LearnerSettings) -> TrainerConfig | None:
+def _trainer(
+    cell: Cell, policy: Policy, settings: LearnerSettings, latency: LatencyModel
+) -> TrainerConfig | None:
     if not (cell.scenario.trainer.on and policy.trains and trains(settings.drafter)):
         return None
-    return replace(trainer_config(cell.scenario), eval_k=settings.eval_k)
+    return replace(trainer_config(cell.scenario, latency), eval_k=settings.eval_k)
 
 
 def _context(

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
+
 from harness.contract import Request
 from harness.errors import InputError
 from harness.latency import load as load_latency
 from harness.latency.model import LatencyModel
+from harness.latency.recorded_trainer import working
 from harness.policy import Policy, PolicyContext
 from harness.rng import stream
 from harness.runlog import Run
@@ -59,7 +62,19 @@ def build_replay_world(cell: Cell, sink: Sink) -> ReplayWorld:
         sink=sink,
         events=events_of(run, arm, seed),
         outcomes=outcomes,
+        slowdowns=_slowdowns(run, arm, seed, latency),
     )
+
+
+def _slowdowns(run: Run, arm: str, seed: int, latency: LatencyModel) -> list[tuple[float, float]]:
+    """From when on, and by what factor, the recorded trainer slowed the server: tick by tick, by the share of its time
+    that it worked. None under a latency model that knows no such factor."""
+    found = working(run, arm, seed)
+    if found is None or latency.interference == 1.0:
+        return []
+    ends = np.append(found.times[1:], found.times[-1])
+    factors = 1.0 + (latency.interference - 1.0) * found.share((found.times + ends) / 2)
+    return list(zip(found.times.tolist(), factors.tolist(), strict=True))
 
 
 def _engine_config(cell: Cell, run: Run, latency: LatencyModel, drafter: bool) -> EngineConfig:

@@ -17,13 +17,22 @@ NOTED = ("shift", "fault", "publish", "quarantine")
 
 
 class ReplayWorld(World):
-    """`events` of the record, in order of time, happen between two steps at their recorded times."""
+    """`events` of the record, in order of time, happen between two steps at their recorded times. `slowdowns`: from
+    when on steps take how many times as long, because the recorded trainer worked."""
 
-    def __init__(self, *, events: Sequence[Event], outcomes: Outcomes, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        events: Sequence[Event],
+        outcomes: Outcomes,
+        slowdowns: Sequence[tuple[float, float]] = (),
+        **parts: Any,
+    ) -> None:
         super().__init__(**parts)
         self._recorded = events
         self._outcomes = outcomes
         self.env.process(self._happen_again())
+        self.env.process(self._slow_down(slowdowns))
 
     def run(self) -> None:
         """As the base; the log ends with what training cost then and how much of the replay was known."""
@@ -43,6 +52,12 @@ class ReplayWorld(World):
             elif event.kind in ("swap", "verifier_update"):
                 self._pending.append(partial(self._repeat, event))
                 self._rouse()
+
+    def _slow_down(self, slowdowns: Sequence[tuple[float, float]]) -> Generator[simpy.Event, object, None]:
+        for time, factor in slowdowns:
+            if time > self.env.now:
+                yield self.env.timeout(time - self.env.now)
+            self.engine.set_slowdown(factor)
 
     def _repeat(self, event: Event) -> None:
         stall = float(event.detail.get("stall") or 0.0)

@@ -1,0 +1,104 @@
+"""What a trainer on the server's cores takes from its steps, as a run log tells it.
+
+The log says at every control tick how many optimiser steps the trainer has made, and at its end how many seconds it
+worked. Steps alike (arm, seed, batch, K, draft passes) that ran while it worked are held against those that ran while
+it rested, so nothing that differs between arms is blamed on it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.runlog import Run
+
+WINDOW_S, WINDOW_STEPS = 1.0, 2.0
+"""The share of its time that the trainer worked is taken over such a window, for it reports four times a second, or
+over so many of its optimiser steps if that is longer: a step shows when it is over."""
+FEWEST = 30
+"""Steps alike that are enough to be held against each other."""
+MOST_LOG = 0.3
+"""Log ratios to the median beyond this are stalls, and count as this much."""
+CLUSTER_S = 5.0
+"""Steps within so many seconds may have a cause in common; the error counts them as one."""
+SURE = 2.0
+"""Standard errors above which the slowdown is believed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Working:
+    """When the trainer of one arm and seed worked."""
+
+    times: np.ndarray
+    """float64[ticks], rising."""
+    seconds: np.ndarray
+    """float64[ticks]: how long it had worked until then."""
+    window: float = WINDOW_S
+
+    def share(self, at: np.ndarray) -> np.ndarray:
+        """Share of the window around each time `at` in which it worked, 0..1."""
+        around = [np.interp(at + side * self.window / 2, self.times, self.seconds) for side in (-1.0, 1.0)]
+        return np.clip((around[1] - around[0]) / self.window, 0.0, 1.0)
+
+
+def working(run: Run, arm: str, seed: int) -> Working | None:
+    """None where no trainer worked, or the log does not tell."""
+    worked = [d.get("busy_seconds") for d in run.events(arm, seed, ("trainer",))["detail"]]
+    ticks = run.events(arm, seed, ("tick",))
+    told = [
+        (t, d["trainer"][0]) for t, d in zip(ticks["time"], ticks["detail"], strict=True) if d.get("trainer")
+    ]
+    if not worked or not worked[-1] or not told or not told[-1][1]:
+        return None
+    times, steps = np.array(told, np.float64).T
+    each = worked[-1] / steps[-1]
+    return Working(times, steps * each, max(WINDOW_S, WINDOW_STEPS * each))
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """By what factor a step takes longer while the trainer works."""
+
+    log: float = 0.0
+    """Natural logarithm of the factor, as measured."""
+    error: float = math.inf
+    """Its standard error; infinite where nothing could be measured."""
+
+    @property
+    def factor(self) -> float:
+        """1 unless the slowdown stands out from the noise."""
+        return math.exp(self.log) if self.log > SURE * self.error else 1.0
+
+    def text(self) -> str:
+        if not math.isfinite(self.error):
+            return "none seen at work beside the server"
+        told = f"measured: a step takes {math.exp(self.log):.3f} +- {self.error:.3f} times as long while it works"
+        return told if self.factor > 1.0 else f"{told}, taken as 1"
+
+
+def interference(steps: pd.DataFrame) -> Interference:
+    """Regress log seconds on `training` within steps alike; `steps` as `recorded_steps.step_rows` gives them."""
+    rows = steps[steps["prefill"] == 0]
+    rows = rows[rows.groupby("frame")["training"].transform("max") > 0]
+    alike = ["frame", "batch", "k", "passes"]
+    rows = rows[rows.groupby(alike)["seconds"].transform("size") >= FEWEST]
+    if rows.empty:
+        return Interference()
+    y = np.log(rows["seconds"])
+    y = (y - y.groupby([rows[n] for n in alike]).transform("median")).clip(-MOST_LOG, MOST_LOG)
+    x, y = (v - v.groupby([rows[n] for n in alike]).transform("mean") for v in (rows["training"], y))
+    weight = float((x**2).sum())
+    if weight < 1e-9:
+        return Interference()
+    slope = float((x * y).sum()) / weight
+    cluster = rows.groupby(["frame", rows["start"] // CLUSTER_S]).ngroup().to_numpy()
+    scores = np.bincount(cluster, (x * (y - slope * x)).to_numpy())
+    return Interference(slope, float(np.sqrt((scores**2).sum())) / weight)
+
+
+def undone(steps: pd.DataFrame, found: Interference) -> pd.DataFrame:
+    """`steps` as they would have been with the trainer at rest."""
+    return steps.assign(seconds=steps["seconds"] / (1.0 + (found.factor - 1.0) * steps["training"]))

@@ -1,0 +1,66 @@
+"""What a trainer beside the server takes from its steps: known factors come back, other causes are not blamed on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.latency.recorded import fit_steps
+from harness.latency.recorded_steps import TRAINING, step_rows
+from harness.latency.recorded_trainer import Interference, Working, interference
+from tests.latency.steplog import BLOCK, cost, step_log
+
+WORKS_S = 3.0
+"""It works and rests in turns of so long."""
+
+
+def beside(factor: float, seed: int, noise: float = 0.05) -> pd.DataFrame:
+    """The log of an arm whose steps take `factor` times as long while a trainer works."""
+    frame = step_log((0, 3), 3000, seed, noise).frame
+    at = frame["start"] + frame["seconds"] / 2
+    training = (at // WORKS_S % 2).to_numpy()
+    seconds = frame["seconds"] * (1.0 + (factor - 1.0) * training)
+    start = np.concatenate([[0.0], np.cumsum(seconds)[:-1]])
+    return frame.assign(seconds=seconds, start=start, **{TRAINING: training})
+
+
+def found_in(*frames: pd.DataFrame) -> Interference:
+    return interference(step_rows(frames, [True] * len(frames), BLOCK)[0])
+
+
+def test_a_known_slowdown_comes_back() -> None:
+    found = found_in(beside(1.12, 0), beside(1.12, 1))
+    assert np.exp(found.log) == pytest.approx(1.12, abs=0.015)
+    assert found.factor == np.exp(found.log)
+    assert 0.0 < found.error < 0.02
+    assert "measured: a step takes 1.1" in found.text()
+
+
+def test_without_one_none_is_made_up() -> None:
+    found = found_in(beside(1.0, 2), beside(1.0, 3))
+    assert found.factor == 1.0
+    assert abs(found.log) < 3 * found.error
+    assert found.text().endswith("taken as 1")
+
+
+def test_a_slow_arm_is_not_blamed_on_a_trainer_that_never_rests() -> None:
+    slow = step_log((0, 3), 1500, 4, 0.05).frame
+    slow = slow.assign(seconds=slow["seconds"] * 1.3, start=slow["start"] * 1.3, **{TRAINING: 1.0})
+    quick = step_log((0, 3), 1500, 5, 0.05).frame
+    assert found_in(slow, quick) == Interference()
+    assert Interference().factor == 1.0
+
+
+def test_the_fit_is_of_the_server_alone() -> None:
+    """Steps are priced as with the trainer at rest, and the factor is told beside them."""
+    quiet = step_log((0, 3), 3000, 6, 0.02)
+    model = fit_steps([beside(1.2, 7, 0.02), quiet.frame], [True, True], "log", BLOCK)
+    assert model.interference == pytest.approx(1.2, abs=0.02)
+    ratio = [model.predict(shape) / cost(shape) for shape in quiet.shapes[200:1200:10]]
+    assert np.mean(ratio) == pytest.approx(1.0, abs=0.02)
+
+
+def test_share_of_the_second_around() -> None:
+    working = Working(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 10.0]))
+    assert working.share(np.array([5.0, 10.0, 15.0, 99.0])).tolist() == [1.0, 0.5, 0.0, 0.0]
