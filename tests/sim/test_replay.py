@@ -18,7 +18,6 @@ from harness.policy.static import StaticK
 from harness.runlog import Run, read_run
 from harness.sim.cell import build_world
 from harness.sim.job import _Nowhere, choose, prepare
-from harness.sim.replay import build
 from harness.sim.replay.record import requests_of
 from harness.sim.simulate import simulate
 from tests.sim.recording import record_run
@@ -93,7 +92,7 @@ def test_a_trainer_beside_the_server_slows_the_replay_as_it_did_the_run(beside, 
     assert "measured" in model.provenance["trainer"]
     again = replay(beside, tmp_path / "again", latency=str(beside))
     rest = replace(model, interference=1.0)
-    with patch.object(build, "load_latency", lambda *_, **__: rest):
+    with patch("harness.sim.cell.load_latency", lambda *_, **__: rest):
         at_rest = replay(beside, tmp_path / "rest", latency=str(beside))
     first = read_run(beside)
     seconds = {
