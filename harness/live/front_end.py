@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-PAUSE_S = 0.005
-"""A step that begins at most so long after the one before follows it at once; else the engine was idle."""
+from harness.latency.recorded_steps import BREAK_S
 
 
 def entry_delay(stamps: np.ndarray, scheduled: np.ndarray, steps: np.ndarray) -> float:
@@ -23,7 +22,7 @@ def entry_delay(stamps: np.ndarray, scheduled: np.ndarray, steps: np.ndarray) ->
     known = np.isfinite(scheduled) & (own >= 0) & (before >= 0)
     own, before, stamps, scheduled = own[known], before[known], stamps[known], scheduled[known]
     following = np.append(starts[1:], np.inf)[before]
-    at_once = following - ends[before] <= PAUSE_S
+    at_once = following - ends[before] <= BREAK_S  # else the engine was idle in between
     ready = np.where(at_once, following, np.maximum(ends[before], stamps))
     free = (steps["waiting"][own] == 0) & (steps["waiting"][before] == 0)
     delays = np.maximum(scheduled - ready, 0.0)[free]

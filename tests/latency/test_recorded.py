@@ -90,6 +90,17 @@ def test_stalls_move_the_mean_not_the_shape():
         assert model.predict(at[0]) - model.predict(at[1]) == pytest.approx(true, rel=0.03)
 
 
+def test_pauses_between_steps_are_waited_for():
+    """The engine's own loop takes 1 ms after each step: it is in no step's seconds, and in every step's price."""
+    found = logs()
+    late = [log.frame.assign(start=log.frame["start"] + 1e-3 * np.arange(len(log.frame))) for log in found]
+    paused = fitted([replace(log, frame=frame) for log, frame in zip(found, late, strict=True)])
+    for batch in (2, 12):
+        shape = decode_shape(batch, 2, 300.0)
+        assert paused.predict(shape) - model().predict(shape) == pytest.approx(1e-3, rel=0.05)
+    assert paused.provenance["between steps"].startswith("measured: 1.0")
+
+
 def test_a_hiccup_is_no_step():
     """Five seconds of compilation in one step change nothing but what is said of them."""
     found = logs()

@@ -129,6 +129,30 @@ def test_swaps_under_load_fall_between_steps(bench):
     assert engine.torn == 0, "no step saw weights change"
 
 
+def test_between_long_steps_of_a_busy_engine_only_its_own_thread_flips(bench, monkeypatch):
+    """Two milliseconds between steps are time enough for the swap's thread to take the moment, if it tried."""
+    flip, threads, over = bench.swaps._flip, [], threading.Event()
+    monkeypatch.setattr(
+        bench.swaps, "_flip", lambda *a: (threads.append(threading.current_thread().name), flip(*a))[1]
+    )
+
+    def serve():
+        while not over.is_set():
+            bench.swaps.enter_step()
+            time.sleep(0.035)
+            bench.swaps.leave_step()
+            time.sleep(0.002)
+
+    engine = threading.Thread(target=serve, name="engine")
+    engine.start()
+    path = bench.save(snapshot_of(Head(1), [3, 5, 6, 7, 9, 11]))
+    for version in range(1, 11):
+        assert bench.worker.swap(path, version)["ok"]
+    over.set()
+    engine.join(5.0)
+    assert threads == ["engine"] * 10
+
+
 def test_a_swap_waits_for_the_end_of_a_long_step(bench):
     path = bench.save(snapshot_of(Head(1), [3, 5, 6, 7, 9, 11]))
     bench.swaps.enter_step()
