@@ -2,8 +2,8 @@
 
 A server of ours answers vLLM's own load generator (`vllm bench serve`) while drafter weights are swapped again and
 again, between two sets that differ. Says how many requests failed, and the longest gap in the engine's steps at
-a swap, beside the median decode step and the gaps of steps without one. Needs specdrift[live] and model `tiny`;
-exits 1 when a bar is missed.
+a swap, beside the median decode step, the gaps of steps without one and those of steps beside which weights were
+prepared. Needs specdrift[live] and model `tiny`; exits 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ BENCH = (
 )
 """`vllm bench serve`, by its module: CPU builds of vLLM come without a working `vllm` command."""
 DRAWS = 1000
+WARM_UP = 60
+"""Requests at twice the rate before the first swap: the first step at each batch size compiles what it needs."""
 
 
 def other_weights(head: Path, target: Path, out: Path) -> Path:
@@ -64,6 +66,8 @@ def run(swaps: int, requests: int, rate: float) -> dict[str, object]:
         server.wait_ready()
         files = [Path(spec.head) / "model.safetensors"]
         files.append(other_weights(Path(spec.head), Path(spec.target), work / "other.safetensors"))
+        load(server, WARM_UP, 2 * rate, work).wait()
+        list(link.steps.take())  # steps of the warm-up
         bench = load(server, requests, rate, work)
         worker, answers, rows = Worker(link), [], []
         while bench.poll() is None:
@@ -94,7 +98,8 @@ def report(
     )
     gaps = 1e3 * gaps_before(rows, places)
     swapped = np.diff(rows["drafter_version"])[places - 1] != 0  # the first step of each version
-    at_swaps, ordinary = gaps[swapped], gaps[~swapped]
+    prepared = beside_preparation(rows[places], answers) & ~swapped
+    at_swaps, preparing, ordinary = gaps[swapped], gaps[prepared], gaps[~swapped & ~prepared]
     rng = np.random.default_rng(0)
     usual = float(np.median([rng.choice(ordinary, len(at_swaps)).max(initial=0.0) for _ in range(DRAWS)]))
     stalls = [1e3 * float(str(a["stall"])) for _, a in answers if a["ok"]]
@@ -108,12 +113,22 @@ def report(
         "median_stall_ms": float(np.median(stalls)),
         "longest_gap_ms": float(at_swaps.max(initial=0.0)),
         "median_gap_ms": float(np.median(at_swaps)),
+        "preparing_steps": len(preparing),
+        "preparing_longest_ms": float(preparing.max(initial=0.0)),
+        "preparing_median_ms": float(np.median(preparing)),
         "ordinary_longest_ms": usual,
         "ordinary_median_ms": float(np.median(ordinary)),
         "ordinary_p99_ms": float(np.quantile(ordinary, 0.99)),
         "caused_ms": float(at_swaps.max(initial=0.0)) - usual,
         "versions_seen": int(rows["drafter_version"].max()),
     }
+
+
+def beside_preparation(rows: np.ndarray, answers: list[tuple[float, dict[str, object]]]) -> np.ndarray:
+    """bool[len(rows)]: whether a swap's weights were being prepared at some time of the step."""
+    begins, ends = rows["start"], rows["start"] + rows["seconds"]
+    spans = [(at, at + float(str(a["prepare"]))) for at, a in answers if a["ok"]]
+    return np.array([any(b < to and at < e for at, to in spans) for b, e in zip(begins, ends, strict=True)])
 
 
 def gaps_before(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -133,7 +148,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     found = run(given.swaps, given.requests, given.rate)
-    print(json.dumps(found) if given.json else "\n".join(f"{k:18s} {v}" for k, v in found.items()))
+    print(json.dumps(found) if given.json else "\n".join(f"{k:20s} {v}" for k, v in found.items()))
     good = not found["failed"] and not found["failed_swaps"] and found["swaps"] >= given.swaps
     return 0 if good and found["longest_gap_ms"] < found["median_step_ms"] else 1  # type: ignore[operator]
 

@@ -87,13 +87,16 @@ class Prepared:
 
 
 def prepare(
-    model: nn.Module, tensors: Mapping[str, torch.Tensor], rename: Callable[[str], str] = lambda name: name
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    rename: Callable[[str], str] = lambda name: name,
+    make_way: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Bring checkpoint tensors into the form that `model` serves with, without touching it.
 
     `rename` turns the name of a module of the model into its name in the checkpoint (without '.weight'). Modules
     that the checkpoint leaves out keep their weights, if nothing of theirs is there; one that shares its weight with
-    a module that is there changes with it.
+    a module that is there changes with it. `make_way` is called before each module that changes.
 
     Raises InputError for a weight that is missing, of another shape or not finite, or left over, as biases are.
     """
@@ -108,6 +111,7 @@ def prepare(
             found = shared.get(id(module.weight))  # tied to the embedding; packed, it holds a copy of its own
         if found is not None:
             shared[id(module.weight)] = found
+            make_way()
             changes.append(_change(name, module, found))
     if left := sorted(n for n in tensors if n not in used and n.endswith(("weight", "bias"))):
         raise InputError(f"weight {left[0]!r} has no place in the serving model")

@@ -32,6 +32,9 @@ from harness.speculator import checkpoint
 
 IDLE_WAIT = 0.02
 """Seconds without a step after which the engine counts as idle, and a prepared swap no longer waits for the next."""
+PAUSE = 0.005
+"""Seconds before each module that is prepared while requests run. Both threads share one interpreter: all modules
+in a row made the steps beside them half as long again (`benchmarks/live_swaps.py`)."""
 
 
 class SwapServer:
@@ -121,7 +124,7 @@ class SwapServer:
         if what == "drafter":
             prepared = self._drafter_weights(Path(asked["path"]))
         elif what == "verifier":
-            prepared = prepare(self._target, folder_weights(Path(asked["path"])))
+            prepared = prepare(self._target, folder_weights(Path(asked["path"])), make_way=self._make_way)
         else:
             raise InputError(f"what is {what!r}; it must be 'drafter' or 'verifier'")
         took = time.monotonic() - began
@@ -132,7 +135,7 @@ class SwapServer:
         if self._drafter is None:
             raise RuntimeError("this server was started without a drafter")
         snapshot = checkpoint.load(path)
-        prepared = prepare(self._drafter, snapshot.weights, checkpoint_name)
+        prepared = prepare(self._drafter, snapshot.weights, checkpoint_name, self._make_way)
         table = getattr(self._drafter, "draft_id_to_target_id", None)
         if table is not None:
             value = snapshot.vocabulary.d2t.to(device=table.device, dtype=table.dtype)
@@ -158,6 +161,13 @@ class SwapServer:
         control.set(f"{what}_version", version)
         return {"stall": time.monotonic() - began, "fingerprint": fingerprint, "error_of_probe": error}
 
+    def _make_way(self) -> None:
+        if not self._idle():
+            time.sleep(PAUSE)
+
+    def _idle(self) -> bool:
+        return not self._in_step and time.monotonic() - self._left >= IDLE_WAIT
+
     def _between_steps(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Let the engine's thread act at its next step; act here when it is idle, and only then: between two steps
         this thread would have to be woken, and hand the interpreter back, while the engine waits."""
@@ -176,8 +186,7 @@ class SwapServer:
 
         self._waiting = once
         while not done.wait(IDLE_WAIT):
-            idle = not self._in_step and time.monotonic() - self._left >= IDLE_WAIT
-            if idle and self._step.acquire(blocking=False):
+            if self._idle() and self._step.acquire(blocking=False):
                 try:
                     once()
                 finally:

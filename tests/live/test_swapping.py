@@ -153,6 +153,17 @@ def test_between_long_steps_of_a_busy_engine_only_its_own_thread_flips(bench, mo
     assert threads == ["engine"] * 10
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_beside_a_busy_engine_modules_are_prepared_one_at_a_time(bench, monkeypatch, busy: bool):
+    monkeypatch.setattr("harness.live.swapping.PAUSE", 0.03)
+    path = bench.save(snapshot_of(Head(1), [3, 5, 6, 7, 9, 11]))
+    bench.worker.swap(path, 1)  # imports
+    with Engine(bench.swaps, bench.head, 0.002) if busy else contextlib.nullcontext():
+        time.sleep(0.05)
+        took = bench.worker.swap(path, 2)["prepare"]
+    assert took >= 3 * 0.03 if busy else took < 3 * 0.03, "three modules"
+
+
 def test_a_swap_waits_for_the_end_of_a_long_step(bench):
     path = bench.save(snapshot_of(Head(1), [3, 5, 6, 7, 9, 11]))
     bench.swaps.enter_step()
