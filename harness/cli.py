@@ -95,7 +95,7 @@ def live(
     seconds: Annotated[
         float | None,
         typer.Option(
-            help="Time of each arm and seed: as many requests as arrive in it, 110 at least; default: 25."
+            help="Time of each arm and seed: as many requests as arrive in it, 110 at least; default: 30."
         ),
     ] = None,
     load: Annotated[
@@ -104,7 +104,7 @@ def live(
     ] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(help="Offered load as a share of what this server does without drafts; default: 0.7."),
+        typer.Option(help="Offered load as a share of what this server does without drafts; default: 0.25."),
     ] = None,
     max_k: Annotated[int | None, typer.Option(min=1, help="Largest number of draft tokens.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Trace file: supplies arrivals.")] = None,

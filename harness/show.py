@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from harness.progress import in_quarters
+
 
 @contextmanager
 def cell_progress() -> Iterator[Callable[[int, int], None]]:
@@ -27,9 +29,12 @@ def cell_progress() -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per stage on standard error while it is a terminal; otherwise silent."""
+    """One bar per stage on standard error while it is a terminal; otherwise a line each quarter of a stage."""
+    if not sys.stderr.isatty():
+        yield in_quarters(stage_lines())
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
 
         def on_step(stage: str, done: int, total: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from harness.gpus import gpus
 from harness.live.hub import is_repository, local_folder
 from harness.live.link import TRACES_BYTES
 from harness.live.needs import missing_parts, vllm_build
+from harness.progress import in_quarters
 from harness.speculator.tiny.spec import tiny_names, tiny_spec
 
 FILE = Path(__file__).with_name("models.toml")
@@ -151,12 +153,14 @@ def _length(folder: Path) -> int | None:
         raise InputError(f"{folder / 'config.json'} is no model configuration: {error}") from error
 
 
-def at_hand(spec: ModelSpec) -> ModelSpec:
-    """The same model with its weights in folders of this machine; made or downloaded where they are not."""
+def at_hand(spec: ModelSpec, say: Callable[[str], object] = lambda text: None) -> ModelSpec:
+    """The same model with its weights in folders of this machine; made (which is said) or downloaded where they are
+    not."""
     if spec.needs_making:
         from harness.speculator.tiny.make import made_model
 
-        made_model(spec.name)
+        say(f"making model {spec.name!r}, once on this machine (minutes)")
+        made_model(spec.name, progress=in_quarters(say))
     return replace(spec, target=str(local_folder(spec.target)), head=str(local_folder(spec.head)))
 
 

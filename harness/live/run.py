@@ -42,9 +42,7 @@ def live(
     say: Said = lambda text: None,
 ) -> dict[str, Any]:
     """Run all arms and seeds into the run directory `out` and return its summary. `say` tells stages."""
-    if job.model.needs_making:
-        say(f"making model {job.model.name!r}, once on this machine (minutes)")
-    job = replace(job, model=at_hand(job.model))
+    job = replace(job, model=at_hand(job.model, say))
     logs = out.with_name(f"{out.name}.logs")
     workload = _workload(job, first_total(job))
     work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))

@@ -77,7 +77,7 @@ def serve(job: ServeJob, attach: Path | None = None) -> None:
     if job.metrics_port == job.port:
         raise InputError(f"metrics port {job.port} is the server's own; give another")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_Serving(replace(job, model=at_hand(job.model)), attach).run())
+        asyncio.run(_Serving(replace(job, model=at_hand(job.model, _say)), attach).run())
 
 
 class _Serving:
@@ -165,7 +165,7 @@ class _Serving:
             server = Server(_config(self._job, link), link, self._log, None, self._job.port)
             return Station(server, self._work, ours=False)
         link = Link.create(trace_bytes(self._job.model))
-        print(f"specdrift: starting vLLM (log: {self._log})", file=sys.stderr, flush=True)
+        _say(f"starting vLLM (log: {self._log})")
         server = Server.start(_config(self._job, link), link, self._log)
         station = Station(server, self._work)
         try:
@@ -244,3 +244,7 @@ def _config(job: ServeJob, link: Link) -> ServerConfig:
         port=job.port,
         prefix_caching=job.prefix_caching,
     )
+
+
+def _say(text: str) -> None:
+    print(f"specdrift: {text}", file=sys.stderr, flush=True)
