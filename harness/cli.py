@@ -341,6 +341,24 @@ def recovery(
     _answer(as_json, found, lambda: recovery_table(found))
 
 
+@app.command()
+def curve(
+    run: RunDir,
+    every: Annotated[int, typer.Option(min=1, help="Requests of one row.")] = 100,
+    over: Annotated[
+        str | None, typer.Option(help="Arm to compare with; default: none, else the first.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Speedup and acceptance length of each arm as requests went by."""
+    from harness.compare.by_requests import by_requests
+    from harness.runlog import read_run
+    from harness.show import curve_table
+
+    found = by_requests(read_run(run), every, over)
+    _answer(as_json, found, lambda: curve_table(found))
+
+
 @app.command("make-model")
 def make_model(
     name: Annotated[str, typer.Argument(help="tiny or small.")],

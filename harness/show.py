@@ -303,6 +303,27 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
     )
 
 
+def curve_table(found: Mapping[str, Any]) -> Group:
+    """A row every so many requests: speedup of each arm, then acceptance length of those that draft."""
+    over, arms = found["over"], found["arms"]
+    drafting = [arm for arm, entry in arms.items() if any(v is not None for v in entry["length"])]
+    return Group(
+        _title(
+            f"Speedup over {over} by requests, in engine time per token; mean of {len(found['seeds'])} seeds"
+        ),
+        _by_requests(found, "speedup", [arm for arm in arms if arm != over]),
+        _title("Acceptance length at the K that was used"),
+        _by_requests(found, "length", drafting),
+    )
+
+
+def _by_requests(found: Mapping[str, Any], name: str, arms: Sequence[str]) -> Table:
+    table = _table(("from request", *arms))
+    for i, begin in enumerate(found["begins"]):
+        table.add_row(f"{begin:,}", *(_number(found["arms"][arm][name][i], 2) for arm in arms))
+    return table
+
+
 def _to_level(found: Mapping[str, Any]) -> tuple[Text, Table]:
     table = _table(("arm", "requests to it", "never"))
     for arm, entry in found["arms"].items():

@@ -38,26 +38,26 @@ def _arm(live: Run, sim: Run, arm: str) -> dict[str, Any]:
     alone = (np.isnan(here) != np.isnan(there)).any()
     largest = float(apart[known].max()) if known.any() else None
     return {
-        "live": _plain(here),
-        "simulated": _plain(there),
+        "live": plain(here),
+        "simulated": plain(there),
         "largest": largest,
         "mean": float(apart[known].mean()) if known.any() else None,
         "within": largest is not None and largest <= BAR and not bool(alone),
     }
 
 
-def curve(run: Run, arm: str, seed: int) -> list[float]:
-    """1 + accepted drafts by verify steps, block by block; NaN where nothing was drafted."""
+def curve(run: Run, arm: str, seed: int, block: int = BLOCK) -> list[float]:
+    """1 + accepted drafts by verify steps, a point per `block` requests; NaN where nothing was drafted."""
     columns = ("request_id", "arrival", "accepted_tokens", "verify_steps")
     rows = run.requests(arm, seed, columns).sort_values(["arrival", "request_id"])
     accepted, steps = (rows[name].to_numpy(dtype=float) for name in columns[2:])
     found = []
-    for begin in range(0, len(rows), BLOCK):
-        block = slice(begin, begin + BLOCK)
-        total = steps[block].sum()
-        found.append(1.0 + accepted[block].sum() / total if total else float("nan"))
+    for begin in range(0, len(rows), block):
+        part = slice(begin, begin + block)
+        total = steps[part].sum()
+        found.append(1.0 + accepted[part].sum() / total if total else float("nan"))
     return found
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
+def plain(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(v) else round(float(v), 4) for v in values]

@@ -24,10 +24,10 @@ class _Step:
     """What the drafter's first pass of one engine step would have read; N tokens of R requests."""
 
     requests: list[str]
-    starts: torch.Tensor
-    """int[R + 1], on the CPU: where the tokens of each request begin."""
-    last: torch.Tensor
-    """int[R]: the last token of each that holds; rejected drafts lie behind it."""
+    lengths: torch.Tensor
+    """int64[R]: tokens of each request."""
+    held: torch.Tensor
+    """int64[R]: how many of them hold; rejected drafts lie behind those."""
     after: torch.Tensor
     """int[N]: the token that follows each (a head reads that one beside the states of this)."""
     positions: torch.Tensor
@@ -122,15 +122,15 @@ class RestingDrafter:
 
 
 def _step(call: dict[str, Any], requests: list[str]) -> _Step:
-    starts = call["common_attn_metadata"].query_start_loc_cpu.clone()
+    starts = call["common_attn_metadata"].query_start_loc_cpu
     last = call["token_indices_to_sample"]
     last = starts[1:] - 1 if last is None else last
     after = call["target_token_ids"].roll(-1)
     after[last.long()] = call["next_token_ids"].to(after.dtype)
     return _Step(
         list(requests),
-        starts,
-        last.clone(),
+        starts.diff().long(),
+        last.long() + 1 - starts[:-1],
         after,
         call["target_positions"].clone(),
         call["target_hidden_states"],  # vLLM makes it anew each step
@@ -140,8 +140,7 @@ def _step(call: dict[str, Any], requests: list[str]) -> _Step:
 def gathered(steps: list[_Step], requests: list[str]) -> _Late | None:
     """All that waits of `requests`, or None. A position that came twice (preempted, or after a rejected draft) is
     taken as it came last; requests that are not there have ended, or will be computed anew."""
-    rows = {request: row for row, request in enumerate(requests)}
-    row = torch.cat([_rows(step, rows) for step in steps])
+    row = _rows(steps, requests)
     positions = torch.cat([step.positions for step in steps]).long()
     order = torch.argsort(row * (int(positions.max()) + 1) + positions, stable=True)
     same = (row[order[1:]] == row[order[:-1]]) & (positions[order[1:]] == positions[order[:-1]])
@@ -154,12 +153,16 @@ def gathered(steps: list[_Step], requests: list[str]) -> _Late | None:
     return _Late(row[order], positions[order], after[order], hidden[order])
 
 
-def _rows(step: _Step, rows: dict[str, int]) -> torch.Tensor:
-    """int64[N]: the row of each token's request now; -1 for rejected drafts and requests that are gone."""
-    lengths = step.starts.diff().long()
-    row = torch.tensor([rows.get(request, -1) for request in step.requests]).repeat_interleave(lengths)
-    last = step.last.long().repeat_interleave(lengths)
-    return torch.where(torch.arange(len(row)) <= last, row, -1)
+def _rows(steps: list[_Step], requests: list[str]) -> torch.Tensor:
+    """int64[N]: the row of each token's request now; -1 for rejected drafts and requests that are gone. All steps at
+    once: there may be a thousand, and the engine waits."""
+    now = {request: row for row, request in enumerate(requests)}
+    row = torch.tensor([now.get(request, -1) for step in steps for request in step.requests])
+    lengths = torch.cat([step.lengths for step in steps])
+    held = torch.cat([step.held for step in steps])
+    begins = lengths.cumsum(0) - lengths
+    place = torch.arange(int(lengths.sum())) - begins.repeat_interleave(lengths)
+    return torch.where(place < held.repeat_interleave(lengths), row.repeat_interleave(lengths), -1)
 
 
 def late_call(late: _Late, now: Any, block_size: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _SPECS = {
     for spec in (
         TinySpec("tiny", 20, 96, 3, 1, 256, 1024, 512, 250, 40, 256, 4, batch=8, lr=4e-3),
         TinySpec("micro", 6, 48, 2, 1, 96, 512, 320, 60, 20, 48, 2, batch=8, length=96, lr=6e-3),
-        TinySpec("small", 20, 256, 8, 4, 640, 4096, 2048, 900, 120, 512, 6, lr=1.5e-3),
+        TinySpec("small", 20, 256, 8, 4, 640, 4096, 2048, 400, 60, 320, 5, batch=8, lr=2e-3),
     )
 }
 
