@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import simpy
 
 from harness.contract import Plan, TrainPlan, constant_k
 from harness.errors import InputError
@@ -14,6 +16,7 @@ from harness.latency import load
 from harness.policy.base import Policy
 from harness.sim import cell as cells
 from harness.sim.cell import Cell, build_world
+from harness.sim.world import World
 from workloads.scenario import scenario_from
 
 
@@ -318,3 +321,15 @@ def test_objectives_are_refused_not_ignored(monkeypatch):
     )
     with pytest.raises(InputError, match="forward_kl"):
         run("cadence", monkeypatch=monkeypatch, made=policy)
+
+
+def test_no_request_comes_before_its_time():
+    """0.57 + (1.74 - 0.57) is less than 1.74: an idle engine that is woken then sees nothing, and time stood still."""
+    assert 0.57 + (1.74 - 0.57) < 1.74
+    world, came = World.__new__(World), []
+    world.env = simpy.Environment()
+    world.engine = SimpleNamespace(submit=lambda request: came.append((world.env.now, request.arrival)))
+    world._happenings, world._rouse = [], lambda: None
+    world.env.process(world._arrive([SimpleNamespace(arrival=0.57), SimpleNamespace(arrival=1.74)]))
+    world.env.run()
+    assert came == [(0.57, 0.57), (1.74, 1.74)]
