@@ -116,7 +116,9 @@ class World:
     def _arrive(self, requests: Iterable[Request]) -> Generator[simpy.Event, object, None]:
         env, engine = self.env, self.engine
         for index, request in enumerate(requests):
-            while request.arrival > env.now:  # twice where the sum is rounded down: unseen, it would stop the world
+            while (
+                request.arrival > env.now
+            ):  # twice where the sum is rounded down: unseen, it would stop the world
                 yield env.timeout(request.arrival - env.now)
             while self._happenings and self._happenings[0].at_request <= index:
                 self._happen(self._happenings.pop(0))
