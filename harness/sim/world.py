@@ -116,9 +116,8 @@ class World:
     def _arrive(self, requests: Iterable[Request]) -> Generator[simpy.Event, object, None]:
         env, engine = self.env, self.engine
         for index, request in enumerate(requests):
-            while (
-                request.arrival > env.now
-            ):  # twice where the sum is rounded down: unseen, it would stop the world
+            # twice where the sum is rounded down: an idle engine would not see it, and time would stand still
+            while request.arrival > env.now:
                 yield env.timeout(request.arrival - env.now)
             while self._happenings and self._happenings[0].at_request <= index:
                 self._happen(self._happenings.pop(0))
