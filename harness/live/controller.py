@@ -104,9 +104,8 @@ class Controller:
         while self._tasks:
             await asyncio.gather(*self._tasks)
         self._poll()
-        tick = self.feed.take()
-        self.sink.tick(tick, self.feed, self.began)
-        self.feed.forget(tick)
+        in_force = replace(self._plan, publish=False, propensity=1.0)  # nothing is decided any more
+        self.note("tick", **tick_detail(self._take_in(), in_force))
         if self.trainer is not None:
             report = self.trainer.poll()
             self.note(
@@ -166,15 +165,20 @@ class Controller:
             self.note("quarantine", reason=report.refusal)
 
     def _tick(self) -> None:
-        tick = self.feed.take()
-        self.sink.tick(tick, self.feed, self.began)
-        observation = self._observe(tick)
-        self.feed.forget(tick)
+        observation = self._take_in()
         self._last_tick = self.now
         plan = self.policy.decide(observation)
         self.note("tick", **tick_detail(observation, plan))
         self._follow(plan)
         self._hand_over()
+
+    def _take_in(self) -> Observation:
+        """What came since the last tick, handed to the sink."""
+        tick = self.feed.take()
+        self.sink.tick(tick, self.feed, self.began)
+        observation = self._observe(tick)
+        self.feed.forget(tick)
+        return observation
 
     def _observe(self, tick: Tick) -> Observation:
         service = self._service

@@ -94,9 +94,14 @@ def test_an_idle_server_ticks_by_the_clock(make, monkeypatch):
 def test_the_last_records_are_taken_in_at_the_end(make):
     bench = make(K3)
     bench.run(bench.ticks)
-    bench.link.steps.put(*step(batch=1))
+    decided = len(bench.policy.seen)
+    bench.link.steps.put(*step(batch=1, output_tokens=2))
     asyncio.run(bench.controller.settle())
     assert bench.sink.rows == TICK_STEPS + 1
+    last = bench.sink.of("tick")[-1]
+    assert (last["engine_steps"], last["tokens"]) == (1, 2), "a killed server's last requests are counted, too"
+    assert (last["plan"]["k"], last["plan"]["publish"]) == (K3.k_by_batch, False)
+    assert len(bench.policy.seen) == decided, "nothing is decided any more"
 
 
 # --- the plan into force -----------------------------------------------------------------------
