@@ -99,7 +99,9 @@ def test_the_last_records_are_taken_in_at_the_end(make):
     asyncio.run(bench.controller.settle())
     assert bench.sink.rows == TICK_STEPS + 1
     last = bench.sink.of("tick")[-1]
-    assert (last["engine_steps"], last["tokens"]) == (1, 2), "a killed server's last requests are counted, too"
+    assert (last["engine_steps"], last["tokens"]) == (1, 2), (
+        "a killed server's last requests are counted, too"
+    )
     assert (last["plan"]["k"], last["plan"]["publish"]) == (K3.k_by_batch, False)
     assert len(bench.policy.seen) == decided, "nothing is decided any more"
 
