@@ -2,8 +2,10 @@
 
 Steps alike (batch, K, draft passes, drafter, and bins of prompt tokens and context) are one cell with their
 median seconds. Weights are the non-negative least squares of the relative error over cells, by their steps,
-where cells far off count less (Huber). Then what is missing makes predicted seconds sum to the measured ones:
-stalls, which fall on steps alike however long they are, for throughput is made of means, not medians.
+where cells far off count less (Huber). Then two means are kept, for throughput is made of means, not medians. What
+is left of steps with the same draft passes, stalls aside, goes to the terms that only they have: a machine that was
+slower for a part of the run made one arm dearer, not all. What is still missing makes predicted seconds sum to the
+measured ones: stalls, which fall on steps alike however long they are.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 from harness.latency.recorded_basis import Basis, basis_of
 
@@ -21,6 +23,10 @@ ROUNDS = 6
 HUBER = 2.0
 """Residuals beyond so many scales (1.4826 x median absolute one) count linearly, not squared."""
 LEAST_SCALE = 0.005
+BY_PASSES = ("gap", "idle", "once", "each", "next")
+"""Terms whose first weight counts a drafter and its passes, whatever the sizes of the step."""
+STALL_TIMES = 1.5
+"""A step of more than so many times its prediction met a stall."""
 HICCUP_S, HICCUP_TIMES = 1.0, 20.0
 """A step both longer than this and than so many times its prediction is compilation or the host, no step."""
 
@@ -46,7 +52,7 @@ class Weights:
 
     values: np.ndarray
     typical: np.ndarray
-    """The same before stalls: what follows the medians."""
+    """The same before stalls."""
     stall_s: float
     """Seconds by which the mean step is longer than its typical one. Below 0 they were taken off in proportion."""
     hiccups: int
@@ -81,6 +87,7 @@ def fit(cells: Cells, keep: np.ndarray | None = None) -> Weights:
     values = _huber(cells.design[own], cells.median_s[own], cells.count[own])
     inside = own[cells.of]
     seconds = cells.steps["seconds"].to_numpy()[inside]
+    values += _by_passes(cells, values, cells.of[inside], seconds)
     predicted = (cells.design @ values)[cells.of[inside]]
     hiccup = (seconds > HICCUP_S) & (seconds > HICCUP_TIMES * predicted)
     stall = float((seconds - predicted)[~hiccup].mean())
@@ -104,6 +111,25 @@ def _huber(design: np.ndarray, seconds: np.ndarray, count: np.ndarray) -> np.nda
         spread = max(LEAST_SCALE, 1.4826 * _median(residual, count))
         weight = count * np.minimum(1.0, HUBER * spread / np.maximum(residual, 1e-12))
     return values
+
+
+def _by_passes(cells: Cells, values: np.ndarray, of: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """float64[terms]: what to add so that steps with the same draft passes are right in the mean, but for stalls.
+
+    As far as weights stay at 0 or above. `of` is the cell of each step.
+    """
+    own = [cells.terms.index(term) for term in BY_PASSES if term in cells.terms]
+    predicted = (cells.design @ values)[of]
+    usual = seconds <= STALL_TIMES * predicted
+    passes, group, count = np.unique(
+        cells.design[:, own][of[usual]], axis=0, return_inverse=True, return_counts=True
+    )
+    left = np.bincount(group.ravel(), weights=(seconds - predicted)[usual]) / count
+    root = np.sqrt(count)
+    found = lsq_linear(passes * root[:, None], left * root, bounds=(-values[own], np.inf), method="bvls")
+    added = np.zeros_like(values)
+    added[own] = found.x
+    return added
 
 
 def _median(values: np.ndarray, count: np.ndarray) -> float:

@@ -90,6 +90,18 @@ def test_stalls_move_the_mean_not_the_shape():
         assert model.predict(at[0]) - model.predict(at[1]) == pytest.approx(true, rel=0.03)
 
 
+def test_a_machine_slower_for_a_part_of_a_run_keeps_each_arms_sum():
+    """Two fifths of the steps without a drafter take 1.2 times as long: its sum is kept, and theirs."""
+    none, *rest = logs(noise=0.02)
+    more = np.where(np.arange(len(none.frame)) % 500 >= 300, 0.2, 0.0) * none.frame["seconds"].to_numpy()
+    later = none.frame["start"] + np.cumsum(more) - more
+    slowed = replace(none, frame=none.frame.assign(seconds=none.frame["seconds"] + more, start=later))
+    model = fitted([slowed, *rest])
+    for log in (slowed, *rest):
+        predicted = sum(model.predict(s) for s in log.shapes)
+        assert predicted == pytest.approx(log.frame["seconds"].sum(), rel=0.01)
+
+
 def test_pauses_between_steps_are_waited_for():
     """The engine's own loop takes 1 ms after each step: it is in no step's seconds, and in every step's price."""
     found = logs()
