@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from harness.runlog import CellWriter
-from harness.sim.cell import Cell, build_world
+from harness.sim.build import build_world
+from harness.sim.cell import Cell
 from harness.sim.recorder import Recorder
 from workloads.scenario import Scenario, scenario_from
 

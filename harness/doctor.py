@@ -56,7 +56,8 @@ def _version(package: str) -> str | None:
 
 def _live() -> dict[str, list[str]]:
     """What keeps each model of live mode from being served here; nothing: it would start."""
-    from harness.live.models import missing_parts, model_names, model_spec
+    from harness.live.models import model_names, model_spec
+    from harness.live.needs import missing_parts
 
     found = {}
     for name in model_names():

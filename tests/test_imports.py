@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,30 @@ def test_every_file_keeps_the_rules() -> None:
 def test_the_walk_sees_the_tree() -> None:
     seen = {i.module for p in OURS for f in (ROOT / p).rglob("*.py") for i in imports_of(f, ROOT)}
     assert {"harness.contract", "harness.runlog", "harness.compare.summary", "harness.gate"} <= seen
+
+
+def graph(root: Path) -> dict[str, set[str]]:
+    """Module -> modules of ours that it names, lazily or not. A package's face only hands names on: left out."""
+    files = {module_name(p, root): p for o in OURS for p in sorted((root / o).rglob("*.py"))}
+    modules = {name for name, path in files.items() if path.name != "__init__.py"}
+    found: dict[str, set[str]] = {}
+    for name in modules:
+        named = {i.target for i in imports_of(files[name], root)}
+        found[name] = {t if t in modules else t.rpartition(".")[0] for t in named} & modules
+    return found
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Lazy imports count: data flows one way. CycleError names the circle."""
+    TopologicalSorter(graph(ROOT)).prepare()
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness/a.py").write_text("def f():\n    from harness.b import g")
+    (tmp_path / "harness/b.py").write_text("from harness import a")
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph(tmp_path)).prepare()
 
 
 PLANTED = {

@@ -116,7 +116,8 @@ def serve(
     from harness.errors import MissingPart, require_learning
 
     require_learning()
-    from harness.live.models import missing_parts, model_spec
+    from harness.live.models import model_spec
+    from harness.live.needs import missing_parts
     from harness.live.serve import ServeJob, command_line
     from harness.live.serve import serve as run
 

@@ -12,8 +12,9 @@ from harness.errors import MissingPart
 from harness.live.controller import Controller
 from harness.live.load import Answer, Ask, drive, largest_lag
 from harness.live.record import Recorder
+from harness.live.report import STATIC_FILE, TrainerConfig
 from harness.live.server import Server, Worker
-from harness.live.trainer import STATIC_FILE, TrainerConfig, TrainerProcess
+from harness.live.trainer import TrainerProcess
 from harness.policy import Policy, PolicyContext
 from harness.runlog import CellWriter
 from workloads.scenario import Scenario

@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from harness.errors import InputError, MissingPart
-from harness.live.models import ModelSpec, missing_parts, model_spec
+from harness.live.models import ModelSpec, model_spec
+from harness.live.needs import missing_parts
 from harness.live.prompts import check_covers, read_prompts
 from harness.policy import PolicyContext, make
 from harness.speculator.texts import OUTPUT_TOKENS

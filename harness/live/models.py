@@ -13,8 +13,8 @@ from typing import Any
 from harness.errors import InputError, MissingPart, UnknownName, require_learning
 from harness.gpus import gpus
 from harness.live.hub import is_repository, local_folder
+from harness.live.installed import vllm_build
 from harness.live.link import TRACES_BYTES
-from harness.live.needs import missing_parts, vllm_build
 from harness.progress import in_quarters
 from harness.speculator.tiny.spec import tiny_names, tiny_spec
 
@@ -180,6 +180,3 @@ def _device() -> str:
 
 def _sequences(device: str) -> int:
     return CPU_SEQUENCES if device == "cpu" else GPU_SEQUENCES
-
-
-__all__ = ["ModelSpec", "at_hand", "missing_parts", "model_names", "model_spec", "trace_bytes"]

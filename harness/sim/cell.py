@@ -1,4 +1,4 @@
-"""Building one (arm, seed) cell of a simulation from a scenario: the only place where the parts meet."""
+"""One (arm, seed) cell of a simulation, and the parts of its world that every source of acceptance shares."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.contract import Request
-from harness.errors import InputError, require_learning
+from harness.errors import InputError
 from harness.latency import load as load_latency
 from harness.latency.model import LatencyModel
-from harness.policy import Policy, PolicyContext, make
+from harness.policy import Policy, PolicyContext
 from harness.rng import stream
-from harness.sim.acceptance import population_acceptance
-from harness.sim.engine import Engine, EngineConfig, Labels
-from harness.sim.learning import LearningCurve
-from harness.sim.source import Parametric
+from harness.sim.engine import Engine, EngineConfig
 from harness.sim.trainer import TrainerConfig
-from harness.sim.world import Happening, Sink, SwapConfig, World
-from workloads.domains import DomainProfile, load_domains
+from harness.sim.world import Happening
 from workloads.generate import apply_trace, generate
 from workloads.scenario import Scenario
 from workloads.traces import read_trace
 
 DEFAULT_KV_TOKENS = 400_000
 """Used when neither the scenario nor the latency model says what the KV cache holds (assumed)."""
+
+DEFAULT_MADE_MODEL = "tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +59,6 @@ class Cell:
         return self.requests or self.scenario.requests
 
 
-DEFAULT_MADE_MODEL = "tiny"
-
-
-def build_world(cell: Cell, sink: Sink) -> World:
-    """All parts of the cell, wired."""
-    if cell.model is not None:
-        require_learning()
-        from harness.sim.model.build import build_model_world
-
-        return build_model_world(cell, cell.model, sink)
-    if cell.acceptance.startswith("replay:"):
-        from harness.sim.replay.build import build_replay_world
-
-        return build_replay_world(cell, sink)
-    scenario = cell.scenario
-    policy = make(cell.policy)
-    if "+" in cell.policy:
-        raise InputError(
-            f"policy {cell.policy!r} names a learner, but the parametric learning curve does not tell learners "
-            "apart; use --acceptance model"
-        )
-    latency = priced_latency(cell, policy)
-    profiles = _profiles(cell)
-    curve = LearningCurve(list(profiles.values()), start=scenario.drafter)
-    engine = _engine(cell, latency, profiles, policy.uses_drafter)
-    trainer = trainer_config(scenario, latency) if scenario.trainer.on else None
-    context = _context(cell, latency, engine, curve, trainer)
-    return World(
-        engine=engine,
-        policy=policy,
-        context=context,
-        requests=requests_of(cell),
-        happenings=happenings_of(cell),
-        source=Parametric(curve, engine, trainer, cell.seed),
-        swap=SwapConfig(transfer=scenario.swap.transfer, stall=scenario.swap.stall),
-        sink=sink,
-    )
-
-
 def priced_latency(cell: Cell, policy: Policy) -> LatencyModel:
     """The cell's latency model. InputError when it cannot price what the policy does."""
     latency = load_latency(cell.latency, draft=cell.draft)
@@ -118,25 +75,6 @@ def requests_of(cell: Cell) -> Iterator[Request]:
     if cell.trace is not None:
         return apply_trace(cell.scenario, read_trace(cell.trace, seed=cell.seed), cell.seed, cell.total)
     return generate(cell.scenario.model_copy(update={"requests": cell.total}), cell.seed)
-
-
-def _profiles(cell: Cell) -> dict[str, DomainProfile]:
-    """Profiles of the domains a request may have; a trace may bring any known label."""
-    known = load_domains()
-    names = list(cell.scenario.domains())
-    if cell.trace is not None:
-        names += [name for name in known if name not in names]
-    return {name: known[name] for name in names}
-
-
-def _engine(cell: Cell, latency: LatencyModel, profiles: dict[str, DomainProfile], drafter: bool) -> Engine:
-    labels = Labels(
-        domains=tuple(profiles),
-        tenants=tuple(t.name for t in cell.scenario.tenants),
-        latent_sd=tuple(p.latent_sd for p in profiles.values()),
-        slo={t.name: t.slo for t in cell.scenario.tenants},
-    )
-    return Engine(engine_config(cell, latency, drafter), labels, latency, cell.seed)
 
 
 def engine_config(cell: Cell, latency: LatencyModel, drafter: bool) -> EngineConfig:
@@ -177,24 +115,6 @@ def happenings_of(cell: Cell) -> list[Happening]:
     return updates + faults + shifts
 
 
-def _context(
-    cell: Cell, latency: LatencyModel, engine: Engine, curve: LearningCurve, trainer: TrainerConfig | None
-) -> PolicyContext:
-    """What an operator knows beforehand: the engine, a latency model, and the traffic of the first minutes."""
-    share = _first_mix(cell, engine.labels.domains)
-    logits = curve.logits(curve.candidate())
-    uncond = np.zeros(max(engine.config.max_k, 1))
-    for d, weight in enumerate(share):
-        if weight > 0:
-            uncond += weight * np.array(
-                population_acceptance(logits[d], engine.labels.latent_sd[d], len(uncond))
-            )
-    reached = np.concatenate([[1.0], uncond[:-1]])
-    hazards = np.divide(uncond, reached, out=np.zeros_like(uncond), where=reached > 1e-9)
-    hazards = np.clip(hazards, 0.0, 1.0)
-    return context_of(cell, latency, engine, tuple(hazards.tolist()), _first_context(cell), trainer)
-
-
 def context_of(
     cell: Cell,
     latency: LatencyModel,
@@ -217,23 +137,6 @@ def context_of(
         seed=int(stream(cell.seed, "policy").integers(2**31)),
         heldout_k=trainer.eval_k if trainer else None,
     )
-
-
-FIRST = 256
-"""Requests of the known traffic that an operator tuned on."""
-
-
-def _first_mix(cell: Cell, domains: tuple[str, ...]) -> np.ndarray:
-    """Share of each domain in the first requests of *another* seed: known traffic, not this run's."""
-    counts = np.zeros(len(domains))
-    for request, _ in zip(known_traffic(cell), range(FIRST), strict=False):
-        counts[domains.index(request.domain)] += 1
-    return counts / counts.sum()
-
-
-def _first_context(cell: Cell) -> float:
-    """Mean context of a decoding request in the known traffic, tokens."""
-    return mean_context([r for r, _ in zip(known_traffic(cell), range(FIRST), strict=False)])
 
 
 def mean_context(requests: Sequence[Request]) -> float:

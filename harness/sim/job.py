@@ -11,7 +11,8 @@ from typing import Any
 from harness.errors import InputError, UnknownName
 from harness.policy import make
 from harness.runlog import Run
-from harness.sim.cell import Cell, build_world
+from harness.sim.build import build_world
+from harness.sim.cell import Cell
 from harness.sim.replay import record
 from workloads.scenario import Scenario, load_scenario
 from workloads.traces import read_trace

@@ -8,7 +8,8 @@ import numpy as np
 
 from harness.latency import sanity
 from harness.sim.aurora import ORDERED, Segment
-from harness.sim.cell import Cell, build_world
+from harness.sim.build import build_world
+from harness.sim.cell import Cell
 from workloads.scenario import load_scenario
 
 STEP_COST_BAR = 0.03

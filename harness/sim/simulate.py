@@ -13,7 +13,8 @@ from harness.latency import load as load_latency
 from harness.policy import make
 from harness.runlog import CellWriter, RunWriter
 from harness.sim.acceptance import SOURCE as ACCEPTANCE_SOURCE
-from harness.sim.cell import Cell, build_world
+from harness.sim.build import build_world
+from harness.sim.cell import Cell
 from harness.sim.job import ACCEPTANCES, Job
 from harness.sim.recorder import Recorder
 from harness.sim.replay import record

@@ -26,7 +26,7 @@ from harness.contract import (
 )
 from harness.live.controller import Controller
 from harness.live.link import Link
-from harness.live.trainer import Report
+from harness.live.report import Report
 from harness.observe import TICK_STEPS
 from harness.policy import PolicyContext
 

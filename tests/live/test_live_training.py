@@ -17,8 +17,9 @@ from harness.contract import TrainPlan  # noqa: E402
 from harness.errors import InputError, UnknownName  # noqa: E402
 from harness.live import training as live_training  # noqa: E402
 from harness.live.link import Link  # noqa: E402
+from harness.live.report import STATIC_FILE, Report, TrainerConfig  # noqa: E402
 from harness.live.tap import Tap  # noqa: E402
-from harness.live.trainer import STATIC_FILE, Report, TrainerConfig, TrainerProcess  # noqa: E402
+from harness.live.trainer import TrainerProcess  # noqa: E402
 from harness.live.training import Training  # noqa: E402
 from harness.service import KEPT_VERSIONS  # noqa: E402
 from harness.speculator import checkpoint  # noqa: E402

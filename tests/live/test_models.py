@@ -15,7 +15,8 @@ from harness import gpus as gpu_tool
 from harness.errors import InputError, MissingPart, UnknownName
 from harness.gpus import Gpu
 from harness.live import hub, models, needs
-from harness.live.models import ModelSpec, missing_parts, model_names, model_spec
+from harness.live.models import ModelSpec, model_names, model_spec
+from harness.live.needs import missing_parts
 from harness.speculator.tiny.spec import tiny_names
 
 TABLE = [name for name in model_names() if name not in tiny_names()]

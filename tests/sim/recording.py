@@ -13,9 +13,9 @@ import numpy as np
 from harness.compare import summarise
 from harness.policy import PolicyContext
 from harness.runlog import CellWriter, RunWriter
-from harness.sim import cell as cells
+from harness.sim import parametric
 from harness.sim.acceptance import accepted_drafts
-from harness.sim.cell import build_world
+from harness.sim.build import build_world
 from harness.sim.external import ExternalEngine
 from harness.sim.job import prepare
 from harness.sim.recorder import Recorder
@@ -59,11 +59,11 @@ def record_run(
         contexts.append(original(*given))
         return contexts[-1]
 
-    original = cells.context_of
+    original = parametric.context_of
     with (
         RunWriter(out, _info(job)) as run,
-        patch.object(cells, "Engine", RecordingEngine),
-        patch.object(cells, "context_of", context_of),
+        patch.object(parametric, "Engine", RecordingEngine),
+        patch.object(parametric, "context_of", context_of),
     ):
         for cell in job.cells():
             with CellWriter(run.parts, cell.policy, cell.seed) as writer:

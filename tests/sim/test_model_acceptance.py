@@ -12,7 +12,8 @@ from harness.contract import Request  # noqa: E402
 from harness.errors import InputError, UnknownName  # noqa: E402
 from harness.policy.cadence import Cadence  # noqa: E402
 from harness.sim import cell as cells  # noqa: E402
-from harness.sim.cell import Cell, build_world  # noqa: E402
+from harness.sim.build import build_world  # noqa: E402
+from harness.sim.cell import Cell  # noqa: E402
 from harness.sim.job import prepare  # noqa: E402
 from harness.sim.model import build  # noqa: E402
 from harness.sim.model.tables import Tables  # noqa: E402

@@ -16,7 +16,7 @@ from harness.errors import InputError, UnknownName
 from harness.latency import load
 from harness.policy.static import StaticK
 from harness.runlog import Run, read_run
-from harness.sim.cell import build_world
+from harness.sim.build import build_world
 from harness.sim.job import _Nowhere, choose, prepare
 from harness.sim.replay.record import requests_of
 from harness.sim.simulate import simulate

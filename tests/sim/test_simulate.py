@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness.errors import InputError
-from harness.sim.cell import build_world
+from harness.sim.build import build_world
 from harness.sim.job import _Nowhere, prepare
 from harness.sim.simulate import _info
 from tests.latency.folders import write_folder

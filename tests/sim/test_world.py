@@ -15,7 +15,9 @@ from harness.errors import InputError
 from harness.latency import load
 from harness.policy.base import Policy
 from harness.sim import cell as cells
-from harness.sim.cell import Cell, build_world
+from harness.sim import parametric
+from harness.sim.build import build_world
+from harness.sim.cell import Cell
 from harness.sim.world import World
 from workloads.scenario import scenario_from
 
@@ -55,7 +57,7 @@ def scenario(**changes):
 
 def run(policy: str, seed: int = 0, monkeypatch=None, made=None, **changes) -> tuple[Records, object]:
     if made is not None:
-        monkeypatch.setattr(cells, "make", lambda spec: made)
+        monkeypatch.setattr(parametric, "make", lambda spec: made)
     sink = Records()
     world = build_world(Cell(scenario(**changes), policy, seed, "h100-llama3-8b"), sink)
     world.run()
