@@ -82,9 +82,15 @@ def live_facts(info: Mapping[str, Any]) -> list[Fact]:
         facts.append(Fact("Offered load", str(offered), "measured"))
     if texts := info.get("texts"):
         over = next(iter(texts.values()))["over"]
-        counts = ", ".join(f"{arm} {t['equal']} of {t['compared']}" for arm, t in texts.items())
+        counts = ", ".join(f"{arm} {_equal(t)}" for arm, t in texts.items())
         facts.append(Fact("Texts", f"greedy texts equal to those of arm {over}: {counts}", "measured"))
     return facts
+
+
+def _equal(texts: Mapping[str, Any]) -> str:
+    mixed = texts.get("mixed", 0)
+    apart = f" ({mixed} more were under way as the target changed)" if mixed else ""
+    return f"{texts['equal']} of {texts['compared']}{apart}"
 
 
 def machine_facts(summary: Mapping[str, Any]) -> list[Fact]:

@@ -88,8 +88,12 @@ async def run_cell(
     seed: int,
     writer: CellWriter,
     temperature: float = 0.0,
-) -> list[Answer]:
-    """Measure one arm; its rows go to `writer`. Answers in the order of `asks`, failed ones among them."""
+) -> tuple[list[Answer], list[tuple[float, float]]]:
+    """Measure one arm; its rows go to `writer`.
+
+    Returns:
+        Answers in the order of `asks`, failed ones among them; `Controller.verifier_changes`.
+    """
     trainer = await station.reset(policy, seed, scenario.drafter == "untrained")
     slo = {tenant.name: tenant.slo for tenant in scenario.tenants}
     recorder = Recorder(writer)
@@ -125,7 +129,7 @@ async def run_cell(
     stop.set()
     await control
     recorder.close(asks, answers, slo, began)
-    return answers
+    return answers, controller.verifier_changes
 
 
 def _retries(answers: Sequence[Answer]) -> int:

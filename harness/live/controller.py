@@ -66,6 +66,8 @@ class Controller:
         self._service = Service(Weights(static) if static is not None else None)
         self._tasks: set[asyncio.Task[None]] = set()
         self.verifier_version = 0
+        self.verifier_changes: list[tuple[float, float]] = []
+        """(asked, done) of each change of the target's weights, seconds since the run began: somewhere between them."""
         self.fail_next_swap = False
         """Fault injection: the file of the next swap arrives cut off."""
         self._quarantined = 0
@@ -122,13 +124,14 @@ class Controller:
 
     async def update_verifier(self, folder: Path, kv_invalid: bool) -> None:
         """Swap the target's weights; the learner is told, and what it traced under the old ones is void."""
-        version = self.verifier_version + 1
+        version, asked = self.verifier_version + 1, self.now
         async with self._swap_lock:
             answer = await asyncio.to_thread(self._worker.swap, folder, version, "verifier", kv_invalid)
         if not answer["ok"]:
             self.note("fault", fault="verifier_update", reason=answer["error"])
             return
         self.verifier_version = version
+        self.verifier_changes.append((asked, self.now))
         if self.trainer is not None:
             self.trainer.tell("verifier", version, folder)
         self.note(

@@ -122,10 +122,10 @@ async def _run(
             writer.info["arms"][arm]["context"] = _plain(context)
             station = stations[policy.uses_drafter]
             with CellWriter(writer.parts, arm, seed) as cell:
-                answers = await run_cell(
+                answers, changes = await run_cell(
                     station, policy, context, job.scenario, asks[seed], seed, cell, job.temperature
                 )
-            texts.add(arm, seed, answers)
+            texts.add(arm, seed, answers, changes)
             done += 1
             on_cell(done, total)
     writer.info["texts"] = {} if job.temperature else texts.compared(job.policies)

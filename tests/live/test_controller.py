@@ -207,6 +207,8 @@ def test_a_new_verifier(make, tmp_path):
     assert bench.worker.swaps == [("verifier", tmp_path, 1, True)]
     assert ("verifier", 1, tmp_path) in bench.trainer.told
     assert bench.policy.seen[-1].verifier_version == 1
+    ((asked, done),) = bench.controller.verifier_changes
+    assert 0.0 <= asked <= done <= bench.controller.now
     (told,) = bench.sink.of("verifier_update")
     assert (told["version"], told["stall"], told["kv_invalid"]) == (1, 0.25, True)
 
@@ -217,6 +219,7 @@ def test_a_verifier_that_does_not_come_is_a_fault(make, tmp_path):
     bench.run(bench.ticks, lambda: _then(bench, bench.controller.update_verifier(tmp_path, False)))
     assert bench.sink.of("fault") == [{"fault": "verifier_update", "reason": "no weights"}]
     assert bench.controller.verifier_version == 0
+    assert bench.controller.verifier_changes == []
     assert not any(t[0] == "verifier" for t in bench.trainer.told)
 
 

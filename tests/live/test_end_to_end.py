@@ -116,7 +116,7 @@ def cell(station: Station, asks: list[Ask], policy: Policy, tmp_path: Path, scen
     scenario = scenario or parse_scenario(SCENARIO, "test")
     context = PolicyContext(5, 16, lambda _: 1.0, (0.5,), trainer=True)
     with CellWriter(tmp_path / "parts", "eager", 0) as writer:
-        answers = asyncio.run(run_cell(station, policy, context, scenario, asks, 0, writer))
+        answers, _ = asyncio.run(run_cell(station, policy, context, scenario, asks, 0, writer))
     import pyarrow.parquet as pq
 
     table = pq.read_table(tmp_path / "parts" / "eager@0.events.parquet").to_pylist()

@@ -228,4 +228,8 @@ def test_a_live_run_says_its_model_and_whether_texts_are_equal():
     assert model.text == "tiny in float32 on a CPU, vLLM 0.32.0"
     assert live_facts({"configuration": {"model": served}})[0].text == "tiny in float32 on a CPU, vLLM"
     assert texts.text == "greedy texts equal to those of arm none: static:3 239 of 240"
+    info["texts"]["static:3"] |= {"compared": 237, "equal": 237, "mixed": 3}
+    assert live_facts(info)[2].text.endswith(
+        "static:3 237 of 237 (3 more were under way as the target changed)"
+    )
     assert live_facts({"configuration": {}}) == []
