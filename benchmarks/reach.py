@@ -23,7 +23,7 @@ from harness.speculator.tiny.make import made_model
 from harness.speculator.traces import Trace
 
 TEXTS, HELD, K = 960, 64, 3
-ALONE = LearnerSettings(gate=False, buffer_bytes=2**30, recent_share=1.0, replay_share=0.0)
+ALONE = LearnerSettings(gate=False, buffer_tokens=2**20, recent_share=1.0, replay_share=0.0)
 """Nothing held out by the learner itself, and room for every text."""
 
 

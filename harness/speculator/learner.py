@@ -74,7 +74,9 @@ class Learner:
         self.settings = settings
         self._head = head
         self.verifier_version = 0
-        self.buffer = ReplayBuffer(settings.buffer_bytes, stream(seed, "buffer"), _buffer_settings(settings))
+        width = head.shape[1]
+        capacity = settings.buffer_tokens * token_bytes(width, settings.store)
+        self.buffer = ReplayBuffer(capacity, stream(seed, "buffer"), _buffer_settings(settings))
         self.heldout = HeldOut(
             settings.heldout_share,
             settings.heldout_traces,
@@ -83,8 +85,9 @@ class Learner:
         )
         self.judge = Judge(copy.deepcopy(drafter), settings.eval_k)
         self._drift = DriftDetector()
+        self._lr = settings.lr_at(width)
         self.optimiser = torch.optim.AdamW(
-            drafter.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0
+            drafter.parameters(), lr=self._lr, betas=(0.9, 0.95), weight_decay=0.0
         )
         self.average = Average(drafter, settings.average)
         self.steps = 0
@@ -201,7 +204,7 @@ class Learner:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, s.clip))
         boost = 1.0 + (s.warm_restart - 1.0) * self._restart / max(1, s.restart_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = s.lr * boost * min(1.0, (self.steps + 1) / max(1, self._warmup))
+            group["lr"] = self._lr * boost * min(1.0, (self.steps + 1) / max(1, self._warmup))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.average.update()
@@ -288,6 +291,11 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
 def _hit_rate(trace: Trace) -> float | None:
     """Share of the trace's verify steps whose first draft was accepted; None without any."""
     return float((trace.accepted > 0).float().mean()) if len(trace.at) else None
+
+
+def token_bytes(width: int, store: str) -> int:
+    """Bytes of one token's states in a trace: three of the target's layers and its last, each `width` wide."""
+    return 4 * width * getattr(torch, store).itemsize
 
 
 def _buffer_settings(s: LearnerSettings) -> BufferSettings:

@@ -14,6 +14,9 @@ from harness.errors import InputError, UnknownName
 STORES = ("float32", "bfloat16", "float8_e4m3fn")
 FILE = Path(__file__).with_name("learners.toml")
 
+LR_WIDTH = 96
+"""Width of the target that `lr` is meant for."""
+
 
 @dataclass(frozen=True, slots=True)
 class LearnerSettings:
@@ -29,7 +32,7 @@ class LearnerSettings:
     decay: float = 0.8
     """Weight of a row is decay ** depth (Aurora: 0.8)."""
     lr: float = 4e-3
-    """Of AdamW, for tiny heads; Aurora trains 8B-sized ones at 1e-5 to 1e-4."""
+    """Of AdamW, at width `LR_WIDTH` and below; see `lr_at`."""
     warmup: int = 20
     """First optimiser steps, over which the learning rate rises: AdamW's first ones, of full length whatever the
     gradient, would spoil a head that knows something."""
@@ -48,7 +51,8 @@ class LearnerSettings:
     """Times that a trace is trained on, on average, when `once` is off."""
     burst: int = 240
     """Extra traces allowed after a detected shift or a new verifier: old traces teach little there."""
-    buffer_bytes: int = 32 * 2**20
+    buffer_tokens: int = 43_690
+    """What the buffer may take, in tokens of four hidden states each: 32 MiB at width 96, 1.4 GB at 4,096."""
     recent_share: float = 0.5
     """Share of the buffer for the most recent traces; the rest are reservoirs by domain."""
     replay_share: float = 0.3
@@ -76,6 +80,12 @@ class LearnerSettings:
     """Optimiser steps between candidates."""
     eval_k: int = 4
     """Draft positions of held-out figures."""
+
+    def lr_at(self, width: int) -> float:
+        """Learning rate beside a target `width` wide: the best one of Adam falls as one over the width (Yang et al.
+        2022, "Tensor Programs V"). At 4,096 the default's is 9.4e-5; Aurora trains heads of that size at 1e-5 to
+        1e-4."""
+        return self.lr * min(1.0, LR_WIDTH / width)
 
 
 def learner_names(path: Path = FILE) -> tuple[str, ...]:
@@ -111,7 +121,7 @@ def _check(s: LearnerSettings, what: str) -> None:
         ("average", 0.0 <= s.average < 1.0, "within 0..1, 1 excluded"),
         ("reuse", s.reuse > 0, "above 0"),
         ("burst", s.burst >= 0, "0 or more"),
-        ("buffer_bytes", s.buffer_bytes > 0, "above 0"),
+        ("buffer_tokens", s.buffer_tokens > 0, "above 0"),
         ("recent_share", 0.0 < s.recent_share <= 1.0, "within 0..1, 0 excluded"),
         ("replay_share", 0.0 <= s.replay_share <= 1.0, "within 0..1"),
         ("store", s.store in STORES, f"one of {', '.join(STORES)}"),

@@ -179,7 +179,7 @@ def test_the_released_recipe_does_not_follow_the_defaults():
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in learner_names() if n not in ("default", "aurora", "medusa", "llama", "ngram")],
+    [n for n in learner_names() if n not in ("default", "aurora", "thorough", "medusa", "llama", "ngram")],
 )
 def test_learners_of_the_ablation_differ_in_the_objective_alone(name):
     found, default = learner(name), learner("default")
@@ -337,3 +337,23 @@ def test_every_named_learner_is_valid(name):
 def test_settings_refuse_nonsense(table, message):
     with pytest.raises(ValueError, match=message):
         settings_from(table, "a test")
+
+
+def test_a_wider_target_is_learnt_beside_at_a_lower_rate():
+    settings = LearnerSettings(lr=4e-3)
+    assert settings.lr_at(96) == settings.lr_at(48) == 4e-3
+    assert settings.lr_at(256) == pytest.approx(1.5e-3)
+    assert settings.lr_at(4096) == pytest.approx(9.375e-5)
+    head = torch.zeros(64, 4096)
+    found = Learner(micro.head(), head, settings, 0)
+    assert found.optimiser.param_groups[0]["lr"] == settings.lr_at(4096)
+
+
+def test_the_buffer_holds_as_many_tokens_of_a_wide_target_as_of_a_narrow_one():
+    """32 MiB, enough for 370 requests of the tiny target, would hold two of an 8B one."""
+    settings = LearnerSettings(buffer_tokens=1000)
+    for width in (96, 4096):
+        found = Learner(micro.head(), torch.zeros(64, width), settings, 0)
+        assert found.buffer.capacity_bytes == 1000 * 4 * width * 2
+    narrow = Learner(micro.head(), torch.zeros(64, 96), replace(settings, store="float8_e4m3fn"), 0)
+    assert narrow.buffer.capacity_bytes == 1000 * 4 * 96
