@@ -8,6 +8,7 @@ clock: whoever owns it decides when a step runs.
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ class Learner:
         """Shifts of traffic detected."""
         self.quarantined: list[str] = []
         """Why candidates were refused, in order."""
-        self._restart = 0
+        self.since_shift = 0
+        """Optimiser steps since the last shift, new verifier or start."""
         self._allowed = 0
         """Traces that may be trained on beyond `reuse`."""
         self._present: list[Group] = []
@@ -143,7 +145,7 @@ class Learner:
 
     def _hurry(self) -> None:
         """Learn fast for a while. What a paused trainer left undone before is not made up for."""
-        self._restart = self.settings.restart_steps
+        self.since_shift = 0
         self._allowed = self.samples - self._quota() + self.settings.burst
 
     def _quota(self) -> int:
@@ -202,14 +204,19 @@ class Learner:
         if distributed.is_available() and distributed.is_initialized():
             average_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, s.clip))
-        boost = 1.0 + (s.warm_restart - 1.0) * self._restart / max(1, s.restart_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = self._lr * boost * min(1.0, (self.steps + 1) / max(1, self._warmup))
+            group["lr"] = self._rate()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.average.update()
-        self._restart = max(0, self._restart - 1)
+        self.since_shift += 1
         return norm
+
+    def _rate(self) -> float:
+        """Full right after a shift; small steps once there is less to learn than they shake the weights."""
+        settle = self.settings.settle
+        settled = math.sqrt(settle / self.since_shift) if settle and self.since_shift > settle else 1.0
+        return self._lr * settled * min(1.0, (self.steps + 1) / max(1, self._warmup))
 
     def fit_vocabulary(self) -> bool:
         """Choose the draft vocabulary anew if it covers too little of the latest output and another would cover

@@ -29,7 +29,12 @@ def save_learner(learner: Learner, folder: Path) -> None:
     beside = folder / f"optimiser.{os.getpid()}.tmp"
     save_file(_moments(learner), str(beside))
     os.replace(beside, folder / "optimiser.safetensors")
-    record = {"steps": learner.steps, "samples": learner.samples, "weights": found.weights_print}
+    record = {
+        "steps": learner.steps,
+        "since_shift": learner.since_shift,
+        "samples": learner.samples,
+        "weights": found.weights_print,
+    }
     checkpoint.write_json(folder / "learner.json", record)
 
 
@@ -57,6 +62,7 @@ def load_learner(learner: Learner, folder: Path) -> None:
             learner.optimiser.state[parameter] = dict(state)
         learner.average.of(parameter).copy_(moments[f"{name}/{_AVERAGE}"])
     learner.steps, learner.samples = record["steps"], record["samples"]
+    learner.since_shift = record["since_shift"]
 
 
 def _moments(learner: Learner) -> dict[str, torch.Tensor]:

@@ -40,9 +40,9 @@ class LearnerSettings:
     """Largest norm of a gradient."""
     average: float = 0.95
     """Decay per step of the moving average of the weights that candidates are made of; 0: the last weights."""
-    warm_restart: float = 1.0
-    """Factor on the learning rate right after a detected shift; it decays back over `restart_steps`."""
-    restart_steps: int = 40
+    settle: int = 0
+    """Steps after a shift or a new verifier over which the learning rate stays; from then on it falls as one over the
+    root of their number. 0: it never falls."""
     batch: int = 2
     """Traces per optimiser step: of equal traces, more and smaller steps teach a small head more."""
     once: bool = False
@@ -119,6 +119,7 @@ def _check(s: LearnerSettings, what: str) -> None:
         ("lr", s.lr > 0, "above 0"),
         ("batch", s.batch >= 1, "at least 1"),
         ("average", 0.0 <= s.average < 1.0, "within 0..1, 1 excluded"),
+        ("settle", s.settle >= 0, "0 or more"),
         ("reuse", s.reuse > 0, "above 0"),
         ("burst", s.burst >= 0, "0 or more"),
         ("buffer_tokens", s.buffer_tokens > 0, "above 0"),

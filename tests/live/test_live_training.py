@@ -89,7 +89,7 @@ def link() -> Iterator[Link]:
 @pytest.fixture
 def config(link, tmp_path, monkeypatch) -> TrainerConfig:
     """Candidates come often, so that few traces do."""
-    often = {"checkpoint_steps": 4, "batch": 2, "warmup": 0, "warm_restart": 1.0}
+    often = {"checkpoint_steps": 4, "batch": 2, "warmup": 0}
     monkeypatch.setattr(live_training, "learner", lambda name: replace(learner(name), **often))
     return TrainerConfig(link.folder, micro.model().target, micro.model().head, tmp_path / "weights")
 
@@ -239,7 +239,7 @@ def test_begin_starts_over(config, link):
     assert (report.state.steps, report.state.samples, report.candidate, report.tokens) == (0, 0, None, 0)
     assert report.state.dropped == 0, "what was lost before is not this run's"
     assert training.learner.settings.gate is False
-    assert training.learner._restart > 0, (
+    assert training.learner._allowed > 0, (
         "a learner that begins from nothing hurries, as the simulator's does"
     )
     untrained = checkpoint.load(config.out / STATIC_FILE)

@@ -357,3 +357,22 @@ def test_the_buffer_holds_as_many_tokens_of_a_wide_target_as_of_a_narrow_one():
         assert found.buffer.capacity_bytes == 1000 * 4 * width * 2
     narrow = Learner(micro.head(), torch.zeros(64, 96), replace(settings, store="float8_e4m3fn"), 0)
     assert narrow.buffer.capacity_bytes == 1000 * 4 * 96
+
+
+def test_the_rate_falls_once_a_shift_has_been_learnt_and_is_full_again_after_the_next():
+    found = fed(replace(SETTINGS, settle=4, warmup=0))
+
+    def rates(steps: int) -> list[float]:
+        taken = []
+        for _ in range(steps):
+            found.step()
+            taken.append(found.optimiser.param_groups[0]["lr"] / SETTINGS.lr)
+        return taken
+
+    assert rates(17) == pytest.approx([1.0] * 5 + [(4 / n) ** 0.5 for n in range(5, 17)])
+    found.shift()
+    assert rates(3) == [1.0] * 3
+    steady = fed(replace(SETTINGS, warmup=0))
+    for _ in range(9):
+        steady.step()
+    assert steady.optimiser.param_groups[0]["lr"] == SETTINGS.lr
