@@ -99,15 +99,17 @@ def _curve(
     return found
 
 
-def held_out(pools: Pools, domain: str, texts: list[int]) -> list[Trace]:
+def held_out(pools: Pools, domain: str, texts: list[int], verifier: int = 0) -> list[Trace]:
     """Texts to judge by, not drafted by anyone."""
-    return [replace(pools.pool(0, domain).trace(i), request_id=i, domain=domain) for i in texts]
+    return [replace(pools.pool(verifier, domain).trace(i), request_id=i, domain=domain) for i in texts]
 
 
-def traced(head: Eagle3, pools: Pools, domain: str, i: int) -> Trace:
+def traced(head: Eagle3, pools: Pools, domain: str, i: int, verifier: int = 0) -> Trace:
     """Text i with the verify steps of the static head and what the target thought of refused drafts."""
-    target = pools.target(0)
-    trace = replace(pools.pool(0, domain).trace(i, K), domain=domain, request_id=i)
+    target = pools.target(verifier)
+    trace = replace(
+        pools.pool(verifier, domain).trace(i, K), domain=domain, request_id=i, verifier_version=verifier
+    )
     batch = sequences_of([trace])
     drafts, accepted = head.draft(batch, K), head.accepted(batch, K)[0].tolist()
     at, place = [], trace.prompt_tokens - 1

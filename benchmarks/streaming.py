@@ -1,18 +1,21 @@
 """What ways to learn make of the same stream of traces: a head that knows one domain, then another one arrives.
 
-    python benchmarks/streaming.py [--model tiny] [--domains code,sql] [--seed 0]
+    python benchmarks/streaming.py [--model tiny] [--domains code,sql] [--seed 0] [--long]
 
 No server: 100 texts of the first domain, a shift, then 200 of another, drafted by the static head; at most two
 optimiser steps a text, as a trainer beside a server manages. Printed is the held-out acceptance length at K = 4 of
 what the learner would offer after 50, 100 and 200 texts, then of the first domain, and CPU seconds.
+
+`--long`: 300 texts, a shift, 1,000 of another domain, then 800 more of a new verifier; at most six steps a text.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import torch
@@ -21,7 +24,7 @@ from objectives import held_out, traced
 from harness.rng import stream
 from harness.speculator.judge import Judge, pooled
 from harness.speculator.learner import Learner
-from harness.speculator.settings import LearnerSettings
+from harness.speculator.settings import LearnerSettings, learner
 from harness.speculator.texts import Pools
 from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import made_model
@@ -29,18 +32,55 @@ from harness.speculator.traces import Trace
 
 KL = LearnerSettings(objectives={"forward_kl": 1.0})
 BEFORE = replace(KL, lr=2e-3, depth=4, reuse=1.0, average=0.0)
-LEARNERS = {
-    "rate 2e-3, depth 4, each trace once": BEFORE,
-    "+ average of weights": replace(BEFORE, average=0.95),
-    "+ average, depth 3": replace(BEFORE, average=0.95, depth=3),
-    "+ average, depth 3, rate 4e-3": replace(BEFORE, average=0.95, depth=3, lr=4e-3),
-    "+ each trace twice": KL,
-    "+ next token beside it (the default)": LearnerSettings(),
-    "  each trace three times": LearnerSettings(reuse=3.0),
-}
-FIRST, K, STEPS = "math", 4, 2
-WARM, TEXTS, HELD = 100, 200, 32
-AT = (50, 100, 200)
+FIRST, K, HELD = "math", 4, 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """Texts of the first domain, of the other, of the other under a new verifier; optimiser steps a text at most."""
+
+    learners: Mapping[str, LearnerSettings]
+    warm: int
+    texts: int
+    updated: int
+    steps: int
+    at: tuple[int, ...]
+    at_updated: tuple[int, ...] = ()
+
+
+SHORT = Run(
+    {
+        "rate 2e-3, depth 4, each trace once": BEFORE,
+        "+ average of weights": replace(BEFORE, average=0.95),
+        "+ average, depth 3": replace(BEFORE, average=0.95, depth=3),
+        "+ average, depth 3, rate 4e-3": replace(BEFORE, average=0.95, depth=3, lr=4e-3),
+        "+ each trace twice": KL,
+        "+ next token beside it (the default)": LearnerSettings(),
+        "  each trace three times": LearnerSettings(reuse=3.0),
+    },
+    warm=100, texts=200, updated=0, steps=2, at=(50, 100, 200),
+)  # fmt: skip
+FOUR = LearnerSettings(reuse=4.0, burst=480)
+LONG = Run(
+    {
+        "the default": LearnerSettings(),
+        "each trace four times": FOUR,
+        "  and a wider average (0.98)": replace(FOUR, average=0.98),
+        "  and steps of four traces": replace(FOUR, batch=4),
+        "  and a falling rate (thorough)": learner("thorough"),
+    },
+    warm=300, texts=900, updated=800, steps=6, at=(100, 300, 900), at_updated=(100, 300, 800),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the stream, and when to judge by which texts."""
+
+    verifier: int
+    texts: list[Trace]
+    held: list[Trace]
+    at: tuple[int, ...]
 
 
 def main() -> None:
@@ -48,58 +88,67 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--domains", default="code,sql")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--long", action="store_true")
     given = parser.parse_args()
-    domains = given.domains.split(",")
+    domains, run = given.domains.split(","), LONG if given.long else SHORT
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = {d: pool.submit(curves, given.model, d, given.seed) for d in domains}
+        jobs = {d: pool.submit(curves, given.model, d, given.seed, run) for d in domains}
         found = {d: job.result() for d, job in jobs.items()}
+    heads = [f"after {n}" for n in run.at] + [f"new, {n}" for n in run.at_updated]
     for domain, rows in found.items():
-        print(f"{domain:38}" + "".join(f"{f'after {n}':>11}" for n in AT) + f"{FIRST:>9}{'CPU, s':>9}")
+        print(f"{domain:38}" + "".join(f"{head:>11}" for head in heads) + f"{FIRST:>9}{'CPU, s':>9}")
         for name, (lengths, first, seconds) in rows.items():
             print(f"{name:38}" + "".join(f"{x:11.2f}" for x in lengths) + f"{first:9.2f}{seconds:9.0f}")
 
 
-def curves(model: str, domain: str, seed: int) -> dict[str, tuple[list[float], float, float]]:
-    """By learner: held-out lengths after each of `AT` texts, of the first domain after the last, CPU seconds."""
+def curves(model: str, domain: str, seed: int, run: Run) -> dict[str, tuple[list[float], float, float]]:
+    """By learner: held-out lengths where the run wants them, of the first domain after the shift's last text, CPU
+    seconds."""
     torch.set_num_threads(1)
     pools = Pools(made_model(model), 1024)
-    warm, first = _texts(pools, FIRST, WARM, seed)
-    texts, held = _texts(pools, domain, TEXTS, seed)
-    return {
-        name: _curve(pools, settings, warm, texts, held, first, seed) for name, settings in LEARNERS.items()
-    }
+    warm = _part(pools, 0, FIRST, run.warm, (), seed)
+    parts = [warm, _part(pools, 0, domain, run.texts, run.at, seed)]
+    if run.updated:
+        parts.append(_part(pools, 1, domain, run.updated, run.at_updated, seed))
+    return {name: _curve(pools, settings, parts, run.steps, seed) for name, settings in run.learners.items()}
 
 
-def _texts(pools: Pools, domain: str, n: int, seed: int) -> tuple[list[Trace], list[Trace]]:
-    head = vllm_head.load(pools.model.head, pools.target(0))
-    order = stream(seed, "streaming", domain).permutation(len(pools.pool(0, domain)))[: n + HELD].tolist()
-    return [traced(head, pools, domain, i) for i in order[:n]], held_out(pools, domain, order[n:])
+def _part(pools: Pools, verifier: int, domain: str, n: int, at: tuple[int, ...], seed: int) -> Part:
+    head = vllm_head.load(pools.model.head, pools.target(verifier))
+    size = len(pools.pool(verifier, domain))
+    order = stream(seed, "streaming", domain).permutation(size)[: n + HELD].tolist()
+    texts = [traced(head, pools, domain, i, verifier) for i in order[:n]]
+    return Part(verifier, texts, held_out(pools, domain, order[n:], verifier), at)
 
 
 def _curve(
-    pools: Pools,
-    settings: LearnerSettings,
-    warm: list[Trace],
-    texts: list[Trace],
-    held: list[Trace],
-    first: list[Trace],
-    seed: int,
+    pools: Pools, settings: LearnerSettings, parts: list[Part], steps: int, seed: int
 ) -> tuple[list[float], float, float]:
-    target = pools.target(0)
-    learner = Learner(vllm_head.load(pools.model.head, target), target.head, settings, seed)
-    judge = Judge(vllm_head.load(pools.model.head, target), K)
+    first, target = parts[0].held, pools.target(0)
+    learning = Learner(vllm_head.load(pools.model.head, target), target.head, settings, seed)
+    judge, known = _judge(pools, 0), 0.0
     began, lengths = time.process_time(), []
-    for i, trace in enumerate((*warm, *texts)):
-        if i == len(warm):
-            learner.shift()
-        learner.add(trace)
-        for _ in range(STEPS):
-            if learner.ready():
-                learner.step()
-        if i + 1 - len(warm) in AT:
-            lengths.append(pooled(judge.scores(learner.candidate(), held)).length)
-    seconds = time.process_time() - began
-    return lengths, pooled(judge.scores(learner.candidate(), first)).length, seconds
+    for before, part in zip([None, *parts], parts, strict=False):
+        if before and part.verifier != before.verifier:
+            new = pools.target(part.verifier)
+            learning.set_verifier(part.verifier, new.head, new.embedding)
+            judge = _judge(pools, part.verifier)
+        elif before:
+            learning.shift()
+        for i, trace in enumerate(part.texts):
+            learning.add(trace)
+            for _ in range(steps):
+                if learning.ready():
+                    learning.step()
+            if i + 1 in part.at:
+                lengths.append(pooled(judge.scores(learning.candidate(), part.held)).length)
+        if part is parts[1]:
+            known = pooled(judge.scores(learning.candidate(), first)).length
+    return lengths, known, time.process_time() - began
+
+
+def _judge(pools: Pools, verifier: int) -> Judge:
+    return Judge(vllm_head.load(pools.model.head, pools.target(verifier)), K)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,7 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
         price,
         _title(f"Acceptance length: {over} over the segment, the best arm's reach, then each arm at the end"),
         _levels(found),
+        *_made_good(found),
     )
 
 
@@ -340,6 +341,20 @@ def _levels(found: Mapping[str, Any]) -> Table:
     for arm, entry in found["arms"].items():
         table.add_row(arm, *(_number(s["last"]["mean"], 2) for s in entry["segments"]))
     return table
+
+
+def _made_good(found: Mapping[str, Any]) -> tuple[Text, Table] | tuple[()]:
+    """How much of what each arm's own drafter lost, and of what a static one did, was made good by the last fifth."""
+    over, segments = found["reference"], found["segments"]
+    places = [i for i, s in enumerate(segments) if s["before"]]
+    if not places:
+        return ()
+    table = _table(("", *(f"{segments[i]['begin']}-{segments[i]['end']}" for i in places)))
+    for arm in (a for a in found["arms"] if a != over):
+        for name, whose in (("made_good", "its own"), ("made_good_static", f"{over}'s")):
+            shares = [found["arms"][arm]["segments"][i][name]["mean"] for i in places]
+            table.add_row(f"{arm}, {whose}", *("" if x is None else f"{x:.0%}" for x in shares))
+    return _title(f"Made good of the loss, over the last fifth, down to {over}: its own, {over}'s"), table
 
 
 def _interval(found: Mapping[str, float | None], digits: int) -> str:

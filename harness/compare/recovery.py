@@ -7,7 +7,12 @@ Segments begin at the run's start and at each `shift` or `verifier_update` of th
 - *loss*: reach - static; segments in which it is below `LEAST_LOSS` of the accepted tokens are left out;
 - *recovery*: requests until the moving mean over `WINDOW` requests first stands at static + 80% of the loss;
   an arm that never does counts the whole segment (so means are lower bounds; `censored` counts them);
-- *area*: mean over the segment's requests of what is missing to reach, in tokens per verify step.
+- *area*: mean over the segment's requests of what is missing to reach, in tokens per verify step;
+- *made good*: (the arm's mean over the last fifth - static) / (before - static), where before is the level over the
+  last fifth of the segment before: the arm's own, and, as a shift costs a static drafter, the reference's. None where
+  less than `LEAST_LOSS` was lost.
+
+Requests under way while the verifier changed are answered by two of them and count in no segment.
 
 Acceptance is that of the serving drafter at the largest K where the log has it (`drafter` events: every text
 is walked with it, whatever K was used), else that of the verify steps, which a small K makes look worse.
@@ -74,10 +79,10 @@ def recovery(run: Run, over: str | None = None, level: float | None = None) -> d
     drafting = [a for a in run.arms if all(curves[a, s].steps.sum() > 0 for s in run.seeds)]
     reference = _reference(run, drafting, over)
     bounds = _segments(run, reference, min(len(c.steps) for c in curves.values()))
-    judged = [s for s in (_judge(b, e, curves, drafting, run.seeds, reference) for b, e in bounds) if s]
+    judged = _judged(bounds, curves, drafting, run.seeds, reference)
     arms = {}
     for arm in drafting:
-        found = {seed: _of_arm(judged, curves[arm, seed]) for seed in run.seeds}
+        found = {seed: _of_arm(judged, curves[arm, seed], curves[reference, seed]) for seed in run.seeds}
         dips = {seed: _dip(curves[arm, seed], curves[reference, seed]) for seed in run.seeds}
         arms[arm] = _over_seeds(found, dips, judged)
         arms[arm] |= {
@@ -100,6 +105,8 @@ def _curve(run: Run, arm: str, seed: int) -> _Curve:
     if len(walks):
         columns = {key: [x for d in walks for x in d[key]] for key in ("requests", "tokens", "steps")}
         found = pd.DataFrame(columns).set_index("requests").reindex(rows.index)
+    for changed in run.events(arm, seed, ["verifier_update"])["time"]:
+        found[(rows["arrival"] < changed) & (rows["finish"] > changed)] = 0
     return _Curve(
         found["tokens"].to_numpy(),
         found["steps"].to_numpy(),
@@ -130,30 +137,40 @@ def _segments(run: Run, arm: str, total: int) -> list[tuple[int, int]]:
     return [(b, e) for b, e in itertools.pairwise(places) if e - b >= 2 * WINDOW]
 
 
-def _judge(
-    begin: int,
-    end: int,
+def _judged(
+    bounds: Sequence[tuple[int, int]],
     curves: Mapping[tuple[str, int], _Curve],
     arms: Sequence[str],
     seeds: Sequence[int],
     reference: str,
-) -> dict[str, Any] | None:
-    """The segment's levels; None when there is next to nothing to recover."""
-    tail = max(WINDOW, (end - begin) // 5)
-    static = float(np.mean([curves[reference, s].length(begin, end) for s in seeds]))
-    reached = {a: float(np.mean([curves[a, s].length(end - tail, end) for s in seeds])) for a in arms}
-    best = max(reached, key=lambda a: reached[a])
-    if reached[best] - static < LEAST_LOSS * (static - 1.0):
-        return None
-    return {"begin": begin, "end": end, "static": static, "reach": reached[best], "best": best}
+) -> list[dict[str, Any]]:
+    """The levels of each segment that has something to recover; `before` is the tail of the one before it."""
+    judged = []
+    for previous, (begin, end) in zip([None, *bounds], bounds, strict=False):
+        static = float(np.mean([curves[reference, s].length(begin, end) for s in seeds]))
+        tail = _tail(begin, end)
+        reached = {a: float(np.mean([curves[a, s].length(*tail) for s in seeds])) for a in arms}
+        best = max(reached, key=lambda a: reached[a])
+        if reached[best] - static >= LEAST_LOSS * (static - 1.0):
+            levels = {"begin": begin, "end": end, "static": static, "reach": reached[best], "best": best}
+            judged.append(levels | {"before": previous and _tail(*previous)})
+    return judged
 
 
-def _of_arm(segments: Sequence[Mapping[str, Any]], curve: _Curve) -> list[dict[str, float]]:
-    found = []
+def _tail(begin: int, end: int) -> tuple[int, int]:
+    """The last fifth of a segment, a window at least."""
+    return end - max(WINDOW, (end - begin) // 5), end
+
+
+def _of_arm(
+    segments: Sequence[Mapping[str, Any]], curve: _Curve, reference: _Curve
+) -> list[dict[str, float | None]]:
+    found: list[dict[str, float | None]] = []
     for s in segments:
         begin, end = s["begin"], s["end"]
         moving = curve.moving(begin, end, WINDOW)
         requests, there = _until(curve, begin, end, s["static"] + SHARE * (s["reach"] - s["static"]))
+        tail = curve.length(*_tail(begin, end))
         found.append(
             {
                 "recovery": requests,
@@ -161,9 +178,19 @@ def _of_arm(segments: Sequence[Mapping[str, Any]], curve: _Curve) -> list[dict[s
                 "area": float(np.maximum(s["reach"] - moving, 0.0).mean()),
                 "first": curve.length(begin, begin + WINDOW),
                 "last": curve.length(end - WINDOW, end),
+                "made_good": _made_good(tail, curve, s),
+                "made_good_static": _made_good(tail, reference, s),
             }
         )
     return found
+
+
+def _made_good(tail: float, curve: _Curve, segment: Mapping[str, Any]) -> float | None:
+    """Share of what `curve`'s arm had before the segment over the static level in it."""
+    if segment["before"] is None:
+        return None
+    lost = curve.length(*segment["before"]) - segment["static"]
+    return (tail - segment["static"]) / lost if lost >= LEAST_LOSS else None
 
 
 def _until(curve: _Curve, begin: int, end: int, level: float) -> tuple[float, bool]:
@@ -178,7 +205,7 @@ def _to_level(curves: Sequence[_Curve], level: float) -> dict[str, float | None]
 
 
 def _over_seeds(
-    found: Mapping[int, list[dict[str, float]]],
+    found: Mapping[int, list[dict[str, float | None]]],
     dips: Mapping[int, float],
     segments: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -187,15 +214,18 @@ def _over_seeds(
     for name in ("recovery", "area"):
         out[name] = _summary([float(np.mean([s[name] for s in rows])) for rows in found.values() if rows])
     out["censored"] = float(np.mean([s["censored"] for rows in found.values() for s in rows] or [0.0]))
+    told = ("recovery", "first", "last", "made_good", "made_good_static")
     out["segments"] = [
-        {name: _summary([rows[i][name] for rows in found.values()]) for name in ("recovery", "first", "last")}
+        {name: _summary([rows[i][name] for rows in found.values()]) for name in told}
         for i in range(len(segments))
     ]
     return out
 
 
-def _summary(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
+def _summary(figures: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and interval; None where there is no figure of every seed."""
+    values = [value for value in figures if value is not None]
+    if not values or len(values) < len(figures):
         return {"mean": None, "low": None, "high": None}
     interval = t_interval(values)
     low, high = interval if interval is not None else (None, None)

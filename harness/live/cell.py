@@ -146,7 +146,8 @@ async def _happen(controller: Controller, station: Station, scenario: Scenario, 
         index = min(int(at * total), total - 1)
         await asyncio.sleep(max(0.0, asks[index].request.arrival - controller.now))
         if kind == "shift":
-            controller.note("shift", to=detail)
+            # Of the moment its first request was due: that one arrives no earlier, so it counts to what follows.
+            controller.note("shift", at=asks[index].request.arrival, to=detail)
         elif kind == "verifier_update":
             await _update(controller, station, detail)
         else:

@@ -142,8 +142,9 @@ class Controller:
             fingerprint=answer["fingerprint"],
         )
 
-    def note(self, kind: str, **detail: Any) -> None:
-        self._events.append(Event(self.now, kind, detail))
+    def note(self, kind: str, at: float | None = None, **detail: Any) -> None:
+        """An event of now, or of the moment `at`."""
+        self._events.append(Event(self.now if at is None else at, kind, detail))
 
     def _hand_over(self) -> None:
         self.sink.events(self._events)

@@ -13,13 +13,13 @@ from harness.runlog import RunWriter, read_run
 N = 600
 
 
-def write(path, arms, shift=300, swaps=()):
+def write(path, arms, shift=300, swaps=(), kind="shift"):
     """One seed each; `arms` maps a name to the acceptance length of every request, one step each 10 tokens."""
     info = {"mode": "sim", "scenario": "t", "seeds": [0, 1], "arms": {a: {} for a in arms}}
     with RunWriter(path, info) as writer:
         for seed in (0, 1):
             for arm, lengths in arms.items():
-                _cell(writer.parts, arm, seed, np.asarray(lengths), shift, arm in swaps)
+                _cell(writer.parts, arm, seed, np.asarray(lengths), (shift, kind), arm in swaps)
         writer.merge()
     return read_run(path)
 
@@ -48,8 +48,9 @@ def _cell(parts, arm, seed, lengths, shift, swaps):
                 "status": np.full(N, "finished"),
             }
         )  # fmt: skip
-        events = [Event(float(shift) - 0.5, "shift", {"to": "x"})]
-        events += [Event(float(shift) + 100, "swap", {"ok": True, "stall": 0.0, "version": 1})] * swaps
+        place, kind = shift
+        events = [Event(float(place) - 0.5, kind, {"to": "x"})]
+        events += [Event(float(place) + 100, "swap", {"ok": True, "stall": 0.0, "version": 1})] * swaps
         cell.events([*events, Event(float(N), "trainer", {"busy_seconds": 7.0})])
 
 
@@ -79,6 +80,25 @@ def test_recovery_counts_requests_until_the_moving_mean_is_there(found):
     assert found["arms"]["learns"]["recovery"]["mean"] == 100 + SHARE * WINDOW
     assert found["arms"]["static:4"]["recovery"]["mean"] == 300
     assert (found["arms"]["learns"]["censored"], found["arms"]["static:4"]["censored"]) == (0.0, 1.0)
+
+
+def test_what_was_made_good_of_the_loss_counts_from_the_levels_before(tmp_path):
+    """A drafter that stood at 2.5 before, beside a static one at 2.0; both at 1.2 after, one comes back to 2.2."""
+    better = np.where(np.arange(N) < 300, 2.5, JUMP)
+    run = write(tmp_path / "run", {"static:4": STATIC, "learns": better}, swaps=("learns",))
+    first, second = recovery(run)["arms"]["learns"]["segments"]
+    assert first["made_good"]["mean"] is first["made_good_static"]["mean"] is None, "nothing was lost at the start"
+    assert second["made_good"]["mean"] == pytest.approx(1.0 / 1.3)
+    assert second["made_good_static"]["mean"] == pytest.approx(1.0 / 0.8)
+
+
+@pytest.mark.parametrize(("kind", "before"), [("shift", 2.0 - 5 / 60), ("verifier_update", 2.0)])
+def test_requests_under_way_at_a_new_verifier_belong_to_no_segment(tmp_path, kind, before):
+    """The last five requests before it last ten seconds, so they are answered by both."""
+    straddle = np.where((np.arange(N) >= 295) & (np.arange(N) < 300), 1.0, JUMP)
+    run = write(tmp_path / "run", {"static:4": STATIC, "learns": straddle}, swaps=("learns",), kind=kind)
+    segment = recovery(run)["arms"]["learns"]["segments"][-1]
+    assert segment["made_good"]["mean"] == pytest.approx(1.0 / (before - 1.2))
 
 
 def test_requests_to_a_level_count_from_the_start_of_the_run(tmp_path):
