@@ -87,7 +87,9 @@ def test_what_was_made_good_of_the_loss_counts_from_the_levels_before(tmp_path):
     better = np.where(np.arange(N) < 300, 2.5, JUMP)
     run = write(tmp_path / "run", {"static:4": STATIC, "learns": better}, swaps=("learns",))
     first, second = recovery(run)["arms"]["learns"]["segments"]
-    assert first["made_good"]["mean"] is first["made_good_static"]["mean"] is None, "nothing was lost at the start"
+    assert first["made_good"]["mean"] is first["made_good_static"]["mean"] is None, (
+        "nothing was lost at the start"
+    )
     assert second["made_good"]["mean"] == pytest.approx(1.0 / 1.3)
     assert second["made_good_static"]["mean"] == pytest.approx(1.0 / 0.8)
 
