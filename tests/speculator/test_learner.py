@@ -65,12 +65,13 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 def test_a_resumed_learner_goes_on_exactly(tmp_path):
-    """Weights and optimiser state come back; on the same batches both go the same way."""
-    found = fed()
+    """Weights, optimiser state and rate come back; on the same batches both go the same way."""
+    falling = replace(SETTINGS, settle=2, warmup=0)
+    found = fed(falling)
     for _ in range(4):
         found.step()
     save_learner(found, tmp_path / "state")
-    other = fed()
+    other = fed(falling)
     load_learner(other, tmp_path / "state")
     assert (other.steps, other.samples) == (found.steps, found.samples)
     batch = micro.traces("sql", 8)
