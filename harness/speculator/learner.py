@@ -213,7 +213,7 @@ class Learner:
         return norm
 
     def _rate(self) -> float:
-        """Full right after a shift; small steps once there is less to learn than they shake the weights."""
+        """Full right after a shift; small steps once it has been learnt, which forget less."""
         settle = self.settings.settle
         settled = math.sqrt(settle / self.since_shift) if settle and self.since_shift > settle else 1.0
         return self._lr * settled * min(1.0, (self.steps + 1) / max(1, self._warmup))
