@@ -153,7 +153,10 @@ def _judged(
         best = max(reached, key=lambda a: reached[a])
         if reached[best] - static >= LEAST_LOSS * (static - 1.0):
             levels = {"begin": begin, "end": end, "static": static, "reach": reached[best], "best": best}
-            judged.append(levels | {"before": previous and _tail(*previous)})
+            adjacent = (
+                previous is not None and previous[1] == begin
+            )  # a short segment between them is left out
+            judged.append(levels | {"before": _tail(*previous) if previous and adjacent else None})
     return judged
 
 

@@ -49,8 +49,10 @@ def _cell(parts, arm, seed, lengths, shift, swaps):
             }
         )  # fmt: skip
         place, kind = shift
-        events = [Event(float(place) - 0.5, kind, {"to": "x"})]
-        events += [Event(float(place) + 100, "swap", {"ok": True, "stall": 0.0, "version": 1})] * swaps
+        events = [Event(float(at) - 0.5, kind, {"to": "x"}) for at in np.atleast_1d(place)]
+        events += [
+            Event(float(np.max(place)) + 100, "swap", {"ok": True, "stall": 0.0, "version": 1})
+        ] * swaps
         cell.events([*events, Event(float(N), "trainer", {"busy_seconds": 7.0})])
 
 
@@ -101,6 +103,13 @@ def test_requests_under_way_at_a_new_verifier_belong_to_no_segment(tmp_path, kin
     run = write(tmp_path / "run", {"static:4": STATIC, "learns": straddle}, swaps=("learns",), kind=kind)
     segment = recovery(run)["arms"]["learns"]["segments"][-1]
     assert segment["made_good"]["mean"] == pytest.approx(1.0 / (before - 1.2))
+
+
+def test_nothing_is_said_of_the_level_before_where_that_segment_was_too_short(tmp_path):
+    run = write(tmp_path / "run", {"static:4": STATIC, "learns": JUMP}, shift=(250, 300), swaps=("learns",))
+    found = recovery(run)
+    assert [(s["begin"], s["before"]) for s in found["segments"]] == [(300, None)]
+    assert found["arms"]["learns"]["segments"][0]["made_good"]["mean"] is None
 
 
 def test_requests_to_a_level_count_from_the_start_of_the_run(tmp_path):
