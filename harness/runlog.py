@@ -18,8 +18,9 @@ A run directory, whoever made it (the simulator or a live server):
   `RequestRecord` and `Event` (detail as JSON), behind `arm` and `seed`. Times are seconds since the
   run began.
   Event details that readers use: `swap` has `version`, `stall` (seconds) and `ok`; `trainer` has
-  `busy_seconds`, the seconds its accelerators worked so far (the last one counts); `replay` has `exact`,
-  `censored` and `absent`, the verify steps that a replay knew and those it had to draw.
+  `busy_seconds`, the seconds its accelerators worked so far (the last one counts); `trained`, in live runs,
+  has `spans`, from when to when it worked; `replay` has `exact`, `censored` and `absent`, the verify steps
+  that a replay knew and those it had to draw.
 - `verify.parquet`, only in runs that recorded it (live ones): the columns of `contract.VerifyRecord`
   behind `arm` and `seed`, the verify steps of a request in order. `--acceptance replay:RUN` reads it.
 - `believed-latency.json.gz`, only in live runs: the fitted latency model that policies were told (`latency.store`).

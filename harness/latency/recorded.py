@@ -143,7 +143,7 @@ def _steps_of(log: Run, arm: str, seed: int) -> pd.DataFrame:
     steps, found = log.steps(arm, seed, COLUMNS), working(log, arm, seed)
     if found is None:
         return steps
-    return steps.assign(**{TRAINING: found.share((steps["start"] + steps["seconds"] / 2).to_numpy())})
+    return steps.assign(**{TRAINING: found.share(steps["start"].to_numpy(), steps["seconds"].to_numpy())})
 
 
 def _drafter_loaded(arm: str, settings: Mapping[str, Any]) -> bool:

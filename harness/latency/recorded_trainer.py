@@ -1,8 +1,8 @@
 """What a trainer on the server's cores takes from its steps, as a run log tells it.
 
-The log says at every control tick how many optimiser steps the trainer has made, and at its end how many seconds it
-worked. Steps alike (arm, seed, batch, K, draft passes) that ran while it worked are held against those that ran while
-it rested, so nothing that differs between arms is blamed on it.
+A live log says from when to when the trainer worked (a simulated or older one how many optimiser steps it had made at
+every control tick, and how many seconds it worked in all). Steps alike (arm, seed, batch, K, draft passes) that ran
+while it worked are held against those that ran while it rested, so nothing that differs between arms is blamed on it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pandas as pd
 from harness.runlog import Run
 
 WINDOW_S, WINDOW_STEPS = 1.0, 2.0
-"""The share of its time that the trainer worked is taken over such a window, for it reports four times a second, or
-over so many of its optimiser steps if that is longer: a step shows when it is over."""
+"""Where only ticks tell, the share of its time that the trainer worked is taken over such a window, for it reports four
+times a second, or over so many of its optimiser steps if that is longer: a step shows when it is over."""
 FEWEST = 30
 """Steps alike that are enough to be held against each other."""
 MOST_LOG = 0.3
@@ -33,19 +33,30 @@ class Working:
     """When the trainer of one arm and seed worked."""
 
     times: np.ndarray
-    """float64[ticks], rising."""
+    """float64[moments], rising."""
     seconds: np.ndarray
-    """float64[ticks]: how long it had worked until then."""
-    window: float = WINDOW_S
+    """float64[moments]: how long it had worked until then."""
+    window: float = 0.0
+    """Shorter stretches than so many seconds cannot be told apart."""
 
-    def share(self, at: np.ndarray) -> np.ndarray:
-        """Share of the window around each time `at` in which it worked, 0..1."""
-        around = [np.interp(at + side * self.window / 2, self.times, self.seconds) for side in (-1.0, 1.0)]
-        return np.clip((around[1] - around[0]) / self.window, 0.0, 1.0)
+    def share(self, start: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        """Share of each stretch (`seconds` from `start` on, widened to the window) in which it worked, 0..1."""
+        width = np.maximum(seconds, max(self.window, np.finfo(float).tiny))
+        around = [
+            np.interp(start + (seconds + side * width) / 2, self.times, self.seconds) for side in (-1.0, 1.0)
+        ]
+        return np.clip((around[1] - around[0]) / width, 0.0, 1.0)
 
 
 def working(run: Run, arm: str, seed: int) -> Working | None:
     """None where no trainer worked, or the log does not tell."""
+    spans = [span for d in run.events(arm, seed, ("trained",))["detail"] for span in d["spans"]]
+    if spans:
+        began, ended = np.array(spans, np.float64).T
+        done = np.cumsum(ended - began)
+        return Working(
+            np.array(spans, np.float64).ravel(), np.stack([done - (ended - began), done], 1).ravel()
+        )
     worked = [d.get("busy_seconds") for d in run.events(arm, seed, ("trainer",))["detail"]]
     ticks = run.events(arm, seed, ("tick",))
     told = [

@@ -161,6 +161,8 @@ class Controller:
         if self.trainer is None:
             return
         report = self.trainer.poll()
+        if worked := self.trainer.take_worked():
+            self.note("trained", spans=[[round(t - self.began, 4) for t in span] for span in worked])
         if self._alive and not report.state.alive:
             self._alive = False
             self.note("fault", fault="trainer_died", note="serving goes on with the weights in service")

@@ -42,3 +42,5 @@ class Report:
     peak_buffer_bytes: int
     run: int = 0
     """How often the process was told to start over."""
+    worked: tuple[tuple[float, float], ...] = ()
+    """From when to when it worked since the report before, by `time.monotonic` (one clock for the machine)."""

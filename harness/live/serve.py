@@ -44,7 +44,7 @@ SPARE_TRAINER = Trainer(own_accelerator=False)
 
 Listener = Callable[[Sequence[Event]], None]
 
-QUIET = {"tick"}
+QUIET = {"tick", "trained"}
 """Events that are not told on standard error."""
 
 

@@ -36,6 +36,7 @@ class TrainerProcess:
         theirs.close()
         self.config = config
         self._runs = 0
+        self._worked: list[tuple[float, float]] = []
         self.report = Report(TrainerState(alive=True), None, "", 0.0, 0, 0, 0, 0)
 
     def poll(self) -> Report:
@@ -43,10 +44,16 @@ class TrainerProcess:
         try:
             while self._pipe.poll():
                 self.report = self._pipe.recv()
+                self._worked += self.report.worked
         except (EOFError, OSError):
             gone = replace(self.report.state, alive=False, candidate=None)
             self.report = replace(self.report, state=gone, candidate=None)
         return self.report
+
+    def take_worked(self) -> list[tuple[float, float]]:
+        """Of the reports polled since the last call: from when to when the trainer worked, by `time.monotonic`."""
+        worked, self._worked = self._worked, []
+        return worked
 
     def wait_ready(self, seconds: float = 120.0) -> bool:
         """Until the first report is there; False when it died or took too long."""
@@ -72,6 +79,7 @@ class TrainerProcess:
             if not self.report.state.alive:
                 return
             time.sleep(0.01)
+        self._worked = []  # of the run before
 
     def kill(self) -> None:
         """End it without a word (fault injection)."""

@@ -27,6 +27,8 @@ DRAFTER = "eagle3"
 """The one kind of drafter that a live server loads and learns here."""
 
 IDLE_SECONDS = 0.02
+JOINED_SECONDS = 0.005
+"""Optimiser steps with a pause of at most this between them are one stretch of work."""
 KEPT_FILES = 16
 """Candidate files kept that were not published."""
 
@@ -88,6 +90,7 @@ class Training:
         self._refusal = ""
         self._published_samples = 0
         self._busy = 0.0
+        self._worked: list[tuple[float, float]] = []
         self._tokens = self._peak = 0
         self._state = TrainerState(alive=True)
         self._rest_until = 0.0
@@ -115,13 +118,21 @@ class Training:
         checkpointed = self.learner.steps % self.learner.settings.checkpoint_steps == 0
         if checkpointed:
             self._checkpoint()
-        seconds = time.monotonic() - began
-        self._busy += seconds
-        self._rest_until = began + seconds / self._plan.budget
+        ended = time.monotonic()
+        self._busy += ended - began
+        self._rest_until = began + (ended - began) / self._plan.budget
+        self._remember_work(began, ended)
         return checkpointed
 
+    def _remember_work(self, began: float, ended: float) -> None:
+        if self._worked and began - self._worked[-1][1] <= JOINED_SECONDS:
+            began, _ = self._worked.pop()
+        self._worked.append((began, ended))
+
     def report(self) -> Report:
+        """What there is to say now; when it worked is said once."""
         learner = self.learner
+        worked, self._worked = tuple(self._worked), []
         state = replace(
             self._state,
             busy_seconds=self._busy,
@@ -141,6 +152,7 @@ class Training:
             learner.buffer.nbytes,
             self._peak,
             self._run,
+            worked,
         )
 
     def _checkpoint(self) -> None:

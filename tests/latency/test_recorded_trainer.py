@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.contract import Event
 from harness.latency.recorded import fit_steps
 from harness.latency.recorded_steps import TRAINING, step_rows
-from harness.latency.recorded_trainer import Interference, Working, interference
+from harness.latency.recorded_trainer import Interference, Working, interference, working
+from harness.runlog import CellWriter, RunWriter, read_run
 from tests.latency.steplog import BLOCK, cost, step_log
 
 WORKS_S = 3.0
@@ -61,6 +63,39 @@ def test_the_fit_is_of_the_server_alone() -> None:
     assert np.mean(ratio) == pytest.approx(1.0, abs=0.02)
 
 
-def test_share_of_the_second_around() -> None:
-    working = Working(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 10.0]))
-    assert working.share(np.array([5.0, 10.0, 15.0, 99.0])).tolist() == [1.0, 0.5, 0.0, 0.0]
+@pytest.mark.parametrize(("window", "shares"), [(1.0, [1.0, 0.5, 0.0, 0.0]), (0.0, [1.0, 0.5, 0.0, 0.0])])
+def test_share_of_a_stretch(window, shares) -> None:
+    """Of the second around a short step; of the step itself where the log is exact."""
+    working = Working(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 10.0]), window)
+    start = np.array([5.0, 9.9, 15.0, 99.0])
+    assert working.share(start, np.full(4, 0.2)) == pytest.approx(shares)
+
+
+def test_only_an_exact_log_tells_short_stretches_apart() -> None:
+    times, seconds = np.array([1.0, 1.1, 1.2, 1.3]), np.array([0.0, 0.1, 0.1, 0.2])
+    at, long = np.array([1.02, 1.12]), np.full(2, 0.05)
+    assert Working(times, seconds).share(at, long) == pytest.approx([1.0, 0.0])
+    assert Working(times, seconds, 1.0).share(at, long) == pytest.approx([0.2, 0.2])
+
+
+def log_of(path, *events: Event):
+    with RunWriter(path, {"mode": "live", "scenario": "t", "seeds": [0], "arms": {"a": {}}}) as run:
+        with CellWriter(run.parts, "a", 0) as cell:
+            cell.events(list(events))
+        run.merge()
+    return read_run(path)
+
+
+def test_a_live_log_says_when_it_worked(tmp_path) -> None:
+    first = Event(4.0, "trained", {"spans": [[1.0, 2.0], [3.0, 3.5]]})
+    log = log_of(tmp_path / "run", first, Event(9.0, "trained", {"spans": [[8.0, 9.0]]}))
+    found = working(log, "a", 0)
+    assert found is not None
+    assert found.share(np.array([1.0, 2.0, 2.5, 8.5, 9.0]), np.ones(5)).tolist() == [1.0, 0.0, 0.5, 0.5, 0.0]
+
+
+def test_other_logs_count_steps_at_ticks(tmp_path) -> None:
+    ticks = [Event(10.0 * n, "tick", {"trainer": [n, n, 0, None]}) for n in range(4)]
+    found = working(log_of(tmp_path / "run", *ticks, Event(30.0, "trainer", {"busy_seconds": 9.0})), "a", 0)
+    assert found is not None
+    assert found.seconds.tolist() == pytest.approx([0.0, 3.0, 6.0, 9.0])

@@ -58,9 +58,14 @@ class FakeTrainer:
     def __init__(self) -> None:
         self.report = Report(TrainerState(alive=True), None, "", 0.0, 0, 0, 0, 0)
         self.told: list[tuple[Any, ...]] = []
+        self.worked: list[tuple[float, float]] = []
 
     def poll(self) -> Report:
         return self.report
+
+    def take_worked(self) -> list[tuple[float, float]]:
+        worked, self.worked = self.worked, []
+        return worked
 
     def tell(self, *command: Any) -> None:
         self.told.append(command)

@@ -236,3 +236,16 @@ def test_a_run_ends_with_what_its_trainer_cost(make):
     assert (told["busy_seconds"], told["incomplete"], told["tokens"]) == (2.5, 3, 900)
     times = [e.time for e in bench.sink.all]
     assert times == sorted(times)
+
+
+def test_when_its_trainer_worked_is_logged_in_seconds_of_the_run(make):
+    bench = make(replace(K3, train=ON))
+
+    def work() -> None:
+        began = bench.controller.began
+        bench.trainer.worked += [(began + 1.0, began + 2.5), (began + 3.0, began + 3.25)]
+        bench.ticks()
+
+    bench.run(work, bench.ticks)
+    (told,) = bench.sink.of("trained")
+    assert told["spans"] == [[1.0, 2.5], [3.0, 3.25]]

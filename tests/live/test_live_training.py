@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -150,6 +151,29 @@ def test_traces_become_a_candidate_that_loads_and_is_judged(config, link):
     assert set(report.state.heldout_samples) == {"sql"}
     assert report.state.heldout_serving == report.state.heldout_static
     assert set(report.state.heldout_candidate) == {"sql"}
+
+
+def test_when_it_worked_is_reported_once(config, link, monkeypatch):
+    """Optimiser steps right behind each other are one stretch."""
+    pause = 0.25
+    monkeypatch.setattr(live_training, "JOINED_SECONDS", pause)
+    training = new(config)
+    training.obey("plan", ON)
+    Traffic(link).send(40)
+    stretches, report, began = [], training.report(), time.monotonic()
+    assert report.worked == ()
+    for stop in (8, 16):
+        while report.state.steps < stop:
+            training.work()
+            report = training.report() if training.learner.steps >= stop else report
+        stretches += report.worked
+        time.sleep(2 * pause)
+    assert training.report().worked == ()
+    assert began < stretches[0][0] < stretches[-1][1] < time.monotonic()
+    assert all(one[1] < other[0] for one, other in pairwise(stretches))
+    seconds = sum(end - start for start, end in stretches)
+    assert report.busy_seconds <= seconds < report.busy_seconds + 16 * pause
+    assert 2 <= len(stretches) < 16
 
 
 def test_a_published_candidate_is_one_no_more_and_its_file_stays(config, link, monkeypatch):

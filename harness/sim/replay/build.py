@@ -67,13 +67,13 @@ def build_replay_world(cell: Cell, sink: Sink) -> ReplayWorld:
 
 
 def _slowdowns(run: Run, arm: str, seed: int, latency: LatencyModel) -> list[tuple[float, float]]:
-    """From when on, and by what factor, the recorded trainer slowed the server: tick by tick, by the share of its time
-    that it worked. None under a latency model that knows no such factor."""
+    """From when on, and by what factor, the recorded trainer slowed the server: by the share of its time that it
+    worked, from one moment that the log knows to the next. None under a latency model that knows no such factor."""
     found = working(run, arm, seed)
     if found is None or latency.interference == 1.0:
         return []
     ends = np.append(found.times[1:], found.times[-1])
-    factors = 1.0 + (latency.interference - 1.0) * found.share((found.times + ends) / 2)
+    factors = 1.0 + (latency.interference - 1.0) * found.share(found.times, ends - found.times)
     return list(zip(found.times.tolist(), factors.tolist(), strict=True))
 
 
