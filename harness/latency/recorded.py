@@ -106,7 +106,7 @@ def fit_recorded(
 
     `look_ahead` is the largest K that an engine with a drafter keeps KV slots for (None: the largest seen).
     """
-    steps, paused = step_rows(frames, drafter_loaded, block_size, look_ahead)
+    steps = step_rows(frames, drafter_loaded, block_size, look_ahead)
     total = sum(map(len, frames))
     batches = int(steps.loc[steps["batch"] > 0, "batch"].nunique())
     if len(steps) < FEWEST_STEPS or batches < FEWEST_BATCHES:
@@ -119,15 +119,12 @@ def fit_recorded(
     cells = gather(steps)
     weights = fit(cells)
     errors = step_errors(held_out_steps(cells), arms)
-    pause = paused / len(steps)
-    values = weights.values.copy()
-    values[cells.terms.index("gap")] += pause  # in no step's seconds, but requests wait for it
     model = LatencyModel(
         name=name,
         source=source,
         note=_note(source, name, len(steps), errors),
-        provenance=_provenance(cells, weights, errors, total, pause, block_size, kv_tokens, trainer),
-        compiled=cells.basis.compiled(cells.terms, values),
+        provenance=_provenance(cells, weights, errors, total, block_size, kv_tokens, trainer),
+        compiled=cells.basis.compiled(cells.terms, weights.values),
         max_k=int(max(steps["k"].max(), steps["passes"].max())),
         max_tokens=max(MAX_TOKENS, int(steps["tokens"].max())),
         kv_capacity_tokens=kv_tokens,
@@ -204,7 +201,6 @@ def _provenance(
     weights: Weights,
     errors: Sequence[StepError],
     total: int,
-    pause: float,
     block_size: int,
     kv_tokens: int | None,
     trainer: Interference,
@@ -223,7 +219,7 @@ def _provenance(
         "context": f"KV blocks in use of {block_size} tokens, less what a sequence holds beyond its context",
         "draft": _draft(cells),
         "trainer": trainer.text(),
-        "between steps": f"measured: {1e3 * pause:.3f} ms, added to every step",
+        "between steps": f"measured: {1e3 * s['pause'].mean():.3f} ms in the mean, part of every step",
         "kv_capacity": "engine configuration" if kv_tokens else "unknown",
     }
 

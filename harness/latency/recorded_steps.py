@@ -28,17 +28,19 @@ def step_rows(
     drafter_loaded: Sequence[bool],
     block_size: int,
     look_ahead: int | None = None,
-) -> tuple[pd.DataFrame, float]:
-    """Usable steps of all `frames`, and the seconds that passed between steps that follow each other.
+) -> pd.DataFrame:
+    """Usable steps of all `frames`.
 
     Each frame holds one arm and seed in order of time, with `COLUMNS`. Left out: steps without tokens, and
     steps of a loaded drafter whose draft passes are unknown, for no decode step follows right after. An engine
     with a drafter keeps KV slots for `look_ahead` drafts a sequence (None: the largest K of the frames).
 
     Returns:
-        float64 columns `frame` (its index), `start`, `training`, `loaded`, `seconds`, `batch`, `k`, `passes`,
-        `tokens`, `prefill` (prompt tokens), `rows` (sampled), `context` (KV tokens of decoding and prompt sequences,
-        this step's prompt tokens included), `decode_context` (the same without them; 0 without decoding sequences).
+        float64 columns `frame` (its index), `start`, `training`, `loaded`, `seconds` (until the next step begins, for
+        requests wait for that too), `pause` (how much of them lay behind the step; where none follows right after,
+        the mean of the frame), `batch`, `k`, `passes`, `tokens`, `prefill` (prompt tokens), `rows` (sampled),
+        `context` (KV tokens of decoding and prompt sequences, this step's prompt tokens included), `decode_context`
+        (the same without them; 0 without decoding sequences).
 
     Raises InputError: lengths differ, a column is missing, a value is impossible.
     """
@@ -50,7 +52,7 @@ def step_rows(
     slots = (
         look_ahead if look_ahead is not None else max((f["k"].max() for f in checked if len(f)), default=0)
     )
-    found, paused = [_columns_of(_checked(_EMPTY, 0), False, block_size, 0.0)], 0.0
+    found = [_columns_of(_checked(_EMPTY, 0), False, block_size, 0.0).assign(pause=0.0)]
     for number, (frame, loaded) in enumerate(zip(checked, drafter_loaded, strict=True)):
         if not loaded and frame["k"].any():
             raise InputError(
@@ -59,10 +61,13 @@ def step_rows(
         rows = _columns_of(frame, loaded, block_size, slots if loaded else 0.0)
         pause = _pause(frame)
         follows = np.nan_to_num(pause, nan=np.inf) <= np.maximum(BREAK_S, BREAK_SHARE * frame["seconds"])
-        paused += float(np.maximum(pause, 0.0)[follows].sum())
+        after = np.maximum(pause[follows], 0.0)
+        rows["pause"] = after.mean() if len(after) else 0.0
+        rows.loc[follows, "pause"] = after
+        rows["seconds"] += rows["pause"]
         usable = (rows["tokens"] > 0) & (rows["passes"].notna() & follows if loaded else True)
         found.append(rows[usable].assign(frame=float(number)))
-    return pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True), paused
+    return pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
 
 
 def _checked(frame: pd.DataFrame, number: int) -> pd.DataFrame:

@@ -20,8 +20,9 @@ WINDOW_S, WINDOW_STEPS = 1.0, 2.0
 times a second, or over so many of its optimiser steps if that is longer: a step shows when it is over."""
 FEWEST = 30
 """Steps alike that are enough to be held against each other."""
-MOST_LOG = 0.3
-"""Log ratios to the median beyond this are stalls, and count as this much."""
+MOST_TIMES = 1.5
+"""A step of more than so many times the median of those alike met a stall, and counts as this much."""
+ROUNDS = 5
 CLUSTER_S = 5.0
 """Steps within so many seconds may have a cause in common; the error counts them as one."""
 SURE = 2.0
@@ -73,41 +74,50 @@ def working(run: Run, arm: str, seed: int) -> Working | None:
 class Interference:
     """By what factor a step takes longer while the trainer works."""
 
-    log: float = 0.0
-    """Natural logarithm of the factor, as measured."""
+    slowdown: float = 0.0
+    """The factor less 1, as measured: so that seconds sum to the measured ones, whatever the sizes of steps."""
     error: float = math.inf
     """Its standard error; infinite where nothing could be measured."""
 
     @property
     def factor(self) -> float:
         """1 unless the slowdown stands out from the noise."""
-        return math.exp(self.log) if self.log > SURE * self.error else 1.0
+        return 1.0 + self.slowdown if self.slowdown > SURE * self.error else 1.0
 
     def text(self) -> str:
         if not math.isfinite(self.error):
             return "none seen at work beside the server"
-        told = f"measured: a step takes {math.exp(self.log):.3f} +- {self.error:.3f} times as long while it works"
+        told = f"measured: a step takes {1.0 + self.slowdown:.3f} +- {self.error:.3f} times as long while it works"
         return told if self.factor > 1.0 else f"{told}, taken as 1"
 
 
 def interference(steps: pd.DataFrame) -> Interference:
-    """Regress log seconds on `training` within steps alike; `steps` as `recorded_steps.step_rows` gives them."""
+    """Regress seconds on `training` within steps alike; `steps` as `recorded_steps.step_rows` gives them.
+
+    A step of a group alike takes base (1 + slowdown x), where x is the share of it that the trainer worked. Least
+    squares with weights 1 / base, so that long steps count as much as the time they take: one slowdown for all.
+    """
     rows = steps[steps["prefill"] == 0]
     rows = rows[rows.groupby("frame")["training"].transform("max") > 0]
     alike = ["frame", "batch", "k", "passes"]
     rows = rows[rows.groupby(alike)["seconds"].transform("size") >= FEWEST]
     if rows.empty:
         return Interference()
-    y = np.log(rows["seconds"])
-    y = (y - y.groupby([rows[n] for n in alike]).transform("median")).clip(-MOST_LOG, MOST_LOG)
-    x, y = (v - v.groupby([rows[n] for n in alike]).transform("mean") for v in (rows["training"], y))
-    weight = float((x**2).sum())
-    if weight < 1e-9:
+    groups = [rows[n] for n in alike]
+    median = rows["seconds"].groupby(groups).transform("median")
+    y = rows["seconds"].clip(median / MOST_TIMES, median * MOST_TIMES)
+    mean_x, mean_y = (v.groupby(groups).transform("mean") for v in (rows["training"], y))
+    x, y = rows["training"] - mean_x, y - mean_y
+    if float((x**2).sum()) < 1e-9:
         return Interference()
-    slope = float((x * y).sum()) / weight
+    slowdown = 0.0
+    for _ in range(ROUNDS):
+        base = mean_y / (1.0 + slowdown * mean_x)
+        weight = float((base * x**2).sum())
+        slowdown = float((x * y).sum()) / weight
     cluster = rows.groupby(["frame", rows["start"] // CLUSTER_S]).ngroup().to_numpy()
-    scores = np.bincount(cluster, (x * (y - slope * x)).to_numpy())
-    return Interference(slope, float(np.sqrt((scores**2).sum())) / weight)
+    scores = np.bincount(cluster, (x * (y - slowdown * base * x)).to_numpy())
+    return Interference(slowdown, float(np.sqrt((scores**2).sum())) / weight)
 
 
 def undone(steps: pd.DataFrame, found: Interference) -> pd.DataFrame:

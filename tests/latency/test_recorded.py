@@ -141,16 +141,16 @@ def test_draft_passes_are_the_next_steps_k():
     frame.loc[40:, "start"] += 0.001
     frame.loc[50, "batch"] = 0
     frame.loc[50, "prefill_tokens"] = 9
-    rows, paused = step_rows([frame], [True], BLOCK)
+    rows = step_rows([frame], [True], BLOCK)
     assert len(rows) == 60 - 3
-    assert paused == pytest.approx(0.001)
+    assert rows["pause"].sum() == pytest.approx(0.001)
     before = [s.draft_passes for i, s in enumerate(log.shapes) if i not in (29, 49, 59)]
     assert rows["passes"].tolist() == before
 
 
 def test_context_is_read_off_the_blocks():
     log = step_log((3,), 400)
-    rows, _ = step_rows([log.frame], [True], BLOCK, look_ahead=5)
+    rows = step_rows([log.frame], [True], BLOCK, look_ahead=5)
     true = np.array([s.kv_sum + s.prefill_tokens for s in log.shapes[:-1]])
     assert rows["context"].mean() == pytest.approx(true.mean(), rel=0.01)
     assert np.abs(rows["context"] - true).max() < 16 * BLOCK / 2
@@ -160,7 +160,7 @@ def test_those_that_ended_are_counted_though_their_blocks_are_gone():
     """Four sequences of equal context decode; one ended in the step, so the log counts three and their blocks."""
     frame = step_log((0,), 20, loaded=False).frame.assign(batch=4, prefill_tokens=0, running=4, kv_blocks=40)
     ended = frame.assign(running=3, kv_blocks=30)
-    contexts = [step_rows([f], [False], BLOCK)[0]["context"].tolist() for f in (frame, ended)]
+    contexts = [step_rows([f], [False], BLOCK)["context"].tolist() for f in (frame, ended)]
     assert contexts[0] == pytest.approx(contexts[1])
     assert contexts[0][0] == pytest.approx(40 * BLOCK - 4 * (BLOCK - 1) / 2 - 4)
 

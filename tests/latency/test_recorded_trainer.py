@@ -17,9 +17,9 @@ WORKS_S = 3.0
 """It works and rests in turns of so long."""
 
 
-def beside(factor: float, seed: int, noise: float = 0.05) -> pd.DataFrame:
+def beside(factor: float, seed: int, noise: float = 0.05, ks: tuple[int, ...] = (0, 3)) -> pd.DataFrame:
     """The log of an arm whose steps take `factor` times as long while a trainer works."""
-    frame = step_log((0, 3), 3000, seed, noise).frame
+    frame = step_log(ks, 3000, seed, noise).frame
     at = frame["start"] + frame["seconds"] / 2
     training = (at // WORKS_S % 2).to_numpy()
     seconds = frame["seconds"] * (1.0 + (factor - 1.0) * training)
@@ -28,21 +28,43 @@ def beside(factor: float, seed: int, noise: float = 0.05) -> pd.DataFrame:
 
 
 def found_in(*frames: pd.DataFrame) -> Interference:
-    return interference(step_rows(frames, [True] * len(frames), BLOCK)[0])
+    return interference(step_rows(frames, [True] * len(frames), BLOCK))
 
 
 def test_a_known_slowdown_comes_back() -> None:
     found = found_in(beside(1.12, 0), beside(1.12, 1))
-    assert np.exp(found.log) == pytest.approx(1.12, abs=0.015)
-    assert found.factor == np.exp(found.log)
+    assert found.slowdown == pytest.approx(0.12, abs=0.015)
+    assert found.factor == 1.0 + found.slowdown
     assert 0.0 < found.error < 0.02
     assert "measured: a step takes 1.1" in found.text()
+
+
+def test_longer_pauses_are_slowdown_too() -> None:
+    """Steps as long as ever, but the engine's loop between them waits a tenth of a step longer."""
+    frame = beside(1.0, 0)
+    waits = 0.1 * frame["seconds"] * frame[TRAINING]
+    found = found_in(frame.assign(start=frame["start"] + np.concatenate([[0.0], np.cumsum(waits)[:-1]])))
+    assert found.slowdown == pytest.approx(0.1, abs=0.015)
+
+
+def test_one_factor_for_all_sizes_is_right_in_the_sum_of_seconds() -> None:
+    """Long steps suffer more: the factor is theirs more than that of the many short ones."""
+    frame = beside(1.0, 0, noise=0.01, ks=(3,))
+    decoding, works = frame["prefill_tokens"] == 0, frame[TRAINING] > 0
+    long = frame["batch"] > 10
+    slowed = frame["seconds"] * np.where(decoding & long & works, 1.3, 1.0)
+    seen = decoding & works
+    true = slowed[seen].sum() / frame["seconds"][seen].sum()
+    start = np.concatenate([[0.0], np.cumsum(slowed)[:-1]])
+    found = found_in(frame.assign(seconds=slowed, start=start))
+    assert found.slowdown == pytest.approx(true - 1.0, abs=0.01)
+    assert found.slowdown > 0.3 * long[seen].mean() + 0.01, "by their seconds, not their number"
 
 
 def test_without_one_none_is_made_up() -> None:
     found = found_in(beside(1.0, 2), beside(1.0, 3))
     assert found.factor == 1.0
-    assert abs(found.log) < 3 * found.error
+    assert abs(found.slowdown) < 3 * found.error
     assert found.text().endswith("taken as 1")
 
 
