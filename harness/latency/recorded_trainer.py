@@ -23,6 +23,7 @@ FEWEST = 30
 MOST_TIMES = 1.5
 """A step of more than so many times the median of those alike met a stall, and counts as this much."""
 ROUNDS = 5
+"""The base of steps alike follows from the slowdown and the slowdown from the base: both settle within these."""
 CLUSTER_S = 5.0
 """Steps within so many seconds may have a cause in common; the error counts them as one."""
 SURE = 2.0

@@ -19,7 +19,8 @@ from harness.live.report import Report, TrainerConfig
 
 REPORT_SECONDS = 0.25
 NICENESS = 10
-"""The trainer gives way to the server, where both share cores."""
+"""The trainer gives way to the server, where both share cores and niceness counts between sessions (the server has one
+of its own): with Linux's `sched_autogroup_enabled` it does not."""
 
 
 class TrainerProcess:
