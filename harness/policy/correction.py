@@ -9,7 +9,9 @@ work takes from the server; x is the share of the predicted step that speculatio
 price of a draft everywhere; `range` belongs to a range of batch sizes and `cell` to one (range, K). Only beta
 and cell change which K is best. A Kalman filter (now, beta and theta with their covariance, the others with
 their variances) shares each surprise out by what was uncertain: a change while K stays goes to `now`, a change
-that comes with another K to the cell and to beta. Taking plain averages by cell instead would blame a K for
+that comes with another K to the cell and to beta. How much `now` moves is learned as well (an adaptive filter: the
+innovations of known cells are to be as large as expected), for on a restless machine, such as a shared one, the
+moment at which a K ran would pass for its price. Taking plain averages by cell instead would blame a K for
 whatever went on while it ran.
 """
 
@@ -40,6 +42,9 @@ STEP_NOISE, BLOCK_NOISE = 0.10, 0.01
 KNOWN = 24.0
 """Measured steps above which a cell's cost counts as known."""
 
+UNREST_RATE = 0.1
+"""Weight of a block in what is learned of the machine's unrest."""
+
 _FIRST_CELLS = 3.0
 _KEEP = 0.998
 _LOAD_RATE = 0.1
@@ -69,6 +74,8 @@ class LatencyCorrection:
         self._cell = np.zeros(shape)
         self._cell_var = np.full(shape, CELL_SPREAD**2)
         self._surprise, self._surprises = _FIRST_CELLS * CELL_SPREAD**2, _FIRST_CELLS
+        self.unrest = 0.0
+        """Variance by which `now` moves from block to block beyond `NOW_DRIFT`: 0 on a steady machine."""
 
     @property
     def now(self) -> float:
@@ -128,6 +135,7 @@ class LatencyCorrection:
         return np.where(self.steps[at] >= KNOWN, 1.0, np.exp(-2.0 * np.sqrt(variance)))
 
     def _drift(self) -> None:
+        self._p[0][0] += self.unrest
         for i in range(3):
             self._p[i][i] = min(self._p[i][i] + _WALK[i], self._most[i])
         self._range_var = [min(v + RANGE_DRIFT**2, RANGE_SPREAD**2) for v in self._range_var]
@@ -139,7 +147,8 @@ class LatencyCorrection:
         factor = 1.0 + (self.beta - 1.0) * share
         slope = share / factor
         reach = [row[0] + row[1] * slope + row[2] * training for row in self._p]
-        noise = BLOCK_NOISE**2 + STEP_NOISE**2 / steps
+        # Blocks of one update are not of one moment.
+        noise = BLOCK_NOISE**2 + STEP_NOISE**2 / steps + self.unrest
         others = reach[0] + reach[1] * slope + reach[2] * training + self._range_var[at] + noise
         expected = self.now + training * self._x[2] + math.log(factor)
         error = log_ratio - (expected + self._range[at] + float(self._cell[at, k]))
@@ -151,6 +160,10 @@ class LatencyCorrection:
             self._surprise += (cell_var / (others + cell_var) * error) ** 2
             self._surprises += 1.0
         total = others + cell_var
+        if self.steps[at, k] >= KNOWN:
+            # Surprises are to be as large as the filter expects; those of known cells tell of the machine.
+            excess = min(error**2, 9.0 * total) - total
+            self.unrest = max(0.0, self.unrest + UNREST_RATE * excess)
         self._x = [x + r * error / total for x, r in zip(self._x, reach, strict=True)]
         self._x[1] = min(max(self._x[1], _BETA[0]), _BETA[1])
         self._p = [[self._p[i][j] - reach[i] * reach[j] / total for j in range(3)] for i in range(3)]

@@ -90,6 +90,31 @@ def test_probing_at_k_zero_stays_within_its_budget() -> None:
     assert play("bandit", world, 300.0).goodput > 0.98 * best
 
 
+def restless(seed: int, deviation: float = 0.2, lasting: float = 1.5) -> World:
+    """A server whose steps take 20% longer or shorter for a second or two, whatever K is; drafts are worth nothing
+    after 10 s."""
+    rng, keep, factors = np.random.default_rng(seed), np.exp(-0.1 / lasting), [0.0]
+    for _ in range(700):
+        factors.append(keep * factors[-1] + deviation * np.sqrt(1.0 - keep**2) * rng.normal())
+    world = World(
+        hazards=lambda time, domain, version: shifted(HAZARDS, 0.5 if time < 10 else -9.0),
+        batch=lambda time: 4,
+        seed=seed,
+    )
+    world.seconds = lambda shape: predict(shape) * float(np.exp(factors[int(world.time / 0.1)]))
+    return world
+
+
+def test_a_restless_machine_does_not_make_drafts_look_cheap() -> None:
+    """Taken for the price of K, the moments at which each K happened to run keep useless drafts going."""
+    logs = [
+        restless(seed).run(Bandit(), context(seed=seed, price_spread=0.15), 60.0) for seed in range(8)
+    ]
+    idle = [np.mean(np.array(log.k)[np.array(log.time) > 14] == 0) for log in logs]
+    assert np.mean(idle) > 0.75
+    assert np.median(idle) > 0.9
+
+
 def test_a_wrong_latency_model_is_repaired() -> None:
     def slow_drafter(shape: StepShape) -> float:
         return 0.7 * predict(shape) + 3.5e-3 * shape.draft_passes

@@ -80,6 +80,23 @@ def test_a_slow_hour_is_not_blamed_on_the_k_that_ran() -> None:
     assert correction.now - before == pytest.approx(np.log(1.4), abs=0.07)
 
 
+def test_a_restless_machine_is_not_blamed_on_the_k_that_ran() -> None:
+    """Each block the server is up to 30% slower or faster than in the last; the prices are right all along."""
+    costs = StepCosts(context())
+    table, row = costs.seconds(800.0), costs.range_of(16)
+    errors = []
+    for seed in range(24):
+        rng, correction = np.random.default_rng(seed), LatencyCorrection(costs, 7, price_spread=0.15)
+        for i in range(60):
+            k = (0, 3)[i // 4 % 2]
+            seconds = 32 * np.exp(0.15 * rng.normal()) * predict(decode_shape(16, k, 800.0))
+            correction.update([(StepLatency(16, k, 32, seconds, 1), False)], table)
+        errors.append(np.log(correction.ratio[row, 3] / correction.ratio[row, 0]))
+        assert 0.03 < correction.unrest**0.5 < 0.25
+    assert np.std(errors) < 0.06
+    assert learned([(16, 0), (16, 3)] * 40)[1].unrest < 1e-4, "a steady machine"
+
+
 def test_interference_of_the_trainer_is_measured() -> None:
     costs = StepCosts(context())
     table = costs.seconds(800.0)
