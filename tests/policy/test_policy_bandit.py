@@ -107,9 +107,7 @@ def restless(seed: int, deviation: float = 0.2, lasting: float = 1.5) -> World:
 
 def test_a_restless_machine_does_not_make_drafts_look_cheap() -> None:
     """Taken for the price of K, the moments at which each K happened to run keep useless drafts going."""
-    logs = [
-        restless(seed).run(Bandit(), context(seed=seed, price_spread=0.15), 60.0) for seed in range(8)
-    ]
+    logs = [restless(seed).run(Bandit(), context(seed=seed, price_spread=0.15), 60.0) for seed in range(8)]
     idle = [np.mean(np.array(log.k)[np.array(log.time) > 14] == 0) for log in logs]
     assert np.mean(idle) > 0.75
     assert np.median(idle) > 0.9
