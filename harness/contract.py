@@ -93,6 +93,9 @@ class StepLatency:
     """Total over the steps."""
     tokens: int
     """Total output tokens of the steps."""
+    drafted: int | None = None
+    """Draft tokens proposed per sequence for the step after, where that is another number than `k` (an engine drafts
+    at the end of a step): their time is then not what K = `k` costs. None: `k` as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.contract import Observation, Plan
+from harness.contract import Observation, Plan, StepLatency
 
 
 def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
@@ -14,7 +14,7 @@ def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
         "waiting": o.waiting,
         "kv_use": round(o.kv_use, 4),
         "context": round(o.mean_context, 1),
-        "steps": [[s.batch, s.k, s.steps, round(s.seconds, 6), s.tokens] for s in o.steps],
+        "steps": [_steps(s) for s in o.steps],
         "engine_steps": o.engine_steps,
         "tokens": o.tokens,
         "finished": o.finished,
@@ -34,3 +34,9 @@ def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
             "propensity": p.propensity,
         },
     }
+
+
+def _steps(s: StepLatency) -> list[float]:
+    """Batch, K, steps, seconds and tokens; sixth, the drafts for the next step where they are not K."""
+    row = [s.batch, s.k, s.steps, round(s.seconds, 6), s.tokens]
+    return row if s.drafted is None else [*row, s.drafted]

@@ -51,7 +51,8 @@ def observe(
     """Build the view of one tick.
 
     `steps` is a structured array with the fields of `contract.StepRecord` (only `seconds`, `batch`,
-    `k`, `prefill_tokens` and `output_tokens` are read); `finished` says for each request that ended
+    `k`, `prefill_tokens` and `output_tokens` are read) and, of an engine that drafts at the end of a step, `drafted`:
+    the draft tokens per sequence that it proposed for the next one; `finished` says for each request that ended
     since the last tick whether it met its SLO.
     """
     return Observation(
@@ -77,19 +78,21 @@ def observe(
 
 
 def _latencies(steps: np.ndarray) -> tuple[StepLatency, ...]:
-    """Decode-only steps gathered by (batch, K), in order of first appearance."""
-    gathered: dict[tuple[int, int], list[float]] = {}
-    columns = (steps[name].tolist() for name in ("batch", "k", "seconds", "prefill_tokens", "output_tokens"))
-    for batch, k, seconds, prefill, tokens in zip(*columns, strict=True):
+    """Decode-only steps gathered by (batch, K, drafted), in order of first appearance."""
+    gathered: dict[tuple[int, int, int | None], list[float]] = {}
+    names = ("batch", "k", "seconds", "prefill_tokens", "output_tokens")
+    columns = [steps[name].tolist() for name in names]
+    drafts = steps["drafted" if "drafted" in (steps.dtype.names or ()) else "k"].tolist()
+    for batch, k, seconds, prefill, tokens, drafted in zip(*columns, drafts, strict=True):
         if prefill or not batch:
             continue
-        cell = gathered.setdefault((batch, k), [0, 0.0, 0])
+        cell = gathered.setdefault((batch, k, drafted if drafted != k else None), [0, 0.0, 0])
         cell[0] += 1
         cell[1] += seconds
         cell[2] += tokens
     return tuple(
-        StepLatency(batch=b, k=k, steps=int(n), seconds=seconds, tokens=int(tokens))
-        for (b, k), (n, seconds, tokens) in gathered.items()
+        StepLatency(batch=b, k=k, steps=int(n), seconds=seconds, tokens=int(tokens), drafted=drafted)
+        for (b, k, drafted), (n, seconds, tokens) in gathered.items()
     )
 
 

@@ -38,6 +38,17 @@ def test_decode_only_steps_are_gathered_by_batch_and_k():
     assert seen.drafter_age == 6.0
 
 
+def test_steps_between_two_k_are_told_apart():
+    """An engine drafts at the end of a step, so where K changes a step drafts another number than it verifies."""
+    rows = np.zeros(5, [*STEP.descr, ("drafted", "i4")])
+    rows["batch"], rows["seconds"], rows["output_tokens"] = 4, 0.01, 4
+    rows["k"], rows["drafted"] = [3, 3, 0, 0, 3], [3, 0, 0, 3, 3]
+    seen = observe(GAUGES, rows, {}, [], SERVING, TrainerState()).steps
+    assert [(s.k, s.drafted, s.steps) for s in seen] == [(3, None, 2), (3, 0, 1), (0, None, 1), (0, 3, 1)]
+    plain = observe(GAUGES, steps((4, 3, 0.01, 0, 9)), {}, [], SERVING, TrainerState()).steps
+    assert plain[0].drafted is None, "a world that drafts and verifies in one step"
+
+
 def test_a_tick_without_anything_is_calm():
     seen = observe(GAUGES, np.zeros(0, STEP), {}, [], SERVING, TrainerState())
     assert seen.steps == ()

@@ -54,10 +54,11 @@ STEP_ROW = np.dtype(
         ("verifier_version", "i4"),
         ("context_tokens", "i8"),
         ("kv_total", "i4"),
+        ("drafted", "i4"),
     ]
 )
 """The fields of `contract.StepRecord` in their order (times: seconds of the monotonic clock), then context tokens of
-the running sequences and KV blocks in all."""
+the running sequences, KV blocks in all and draft tokens per sequence proposed for the next step."""
 
 VERIFY_ROW = np.dtype([("number", "i8"), ("at", "i4"), ("k", "i4"), ("accepted", "i4"), ("version", "i4")])
 """One request in one verify step: `number` of the request on this server, output tokens before the step, drafts."""

@@ -82,7 +82,7 @@ class Metrics:
                 take(event.detail)
 
     def _tick(self, detail: Mapping[str, Any]) -> None:
-        for _, k, steps, seconds, _ in detail["steps"]:
+        for _, k, steps, seconds, *_ in detail["steps"]:
             self._steps.labels(str(k)).inc(steps)
             self._seconds.labels(str(k)).inc(seconds)
         self._tokens.inc(detail["tokens"])

@@ -45,6 +45,8 @@ class Planned:
     """Drafts to verify of each request that decodes."""
     prefill_tokens: int
     context_tokens: int
+    drafted: int
+    """Draft tokens per sequence to propose at its end."""
 
 
 class Recording:
@@ -144,7 +146,7 @@ class Recording:
                 context += computed
             else:
                 prefill += tokens
-        return Planned(start, decoding, prefill, context)
+        return Planned(start, decoding, prefill, context, output.num_spec_tokens_to_schedule)
 
     def _record(
         self, planned: Planned, requests: dict[str, Any], before: dict[str, int], result: Any
@@ -208,6 +210,7 @@ class Recording:
             int(self._link.control.get("verifier_version")),
             planned.context_tokens,
             pool.num_gpu_blocks,
+            planned.drafted,
         )
         return row
 

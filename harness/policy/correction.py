@@ -94,11 +94,18 @@ class LatencyCorrection:
 
     def update(self, measured: Sequence[tuple[StepLatency, bool]], table: np.ndarray) -> None:
         """Learn from steps, each with whether the trainer was at work; `table` [ranges, max_k + 1] is the
-        uncorrected prediction for them."""
+        uncorrected prediction for them.
+
+        Steps between two K are passed over: one of K = 0 that drafts for the next is as slow as one of K > 0, and
+        where K changes with the batch some cells consist of little else."""
         rows = [
             (s.batch, s.k, s.steps, s.seconds / s.steps, training)
             for s, training in measured
-            if s.steps > 0 and s.batch >= 1 and 0 <= s.k <= self._max_k and 0.0 < s.seconds < math.inf
+            if s.drafted is None
+            and s.steps > 0
+            and s.batch >= 1
+            and 0 <= s.k <= self._max_k
+            and 0.0 < s.seconds < math.inf
         ]
         if not rows:
             return

@@ -301,6 +301,7 @@ def test_k_follows_the_plan_at_once(station, model):
         rows = [np.frombuffer(c, STEP_ROW)[0] for kind, c in link.steps.take() if kind == STEP]
         assert {int(r["k"]) for r in rows if r["batch"]} <= {0, k}
         assert any(int(r["k"]) == k for r in rows)
+        assert {int(r["drafted"]) for r in rows} == {k}, "from the first step on, though it verifies none yet"
 
 
 @pytest.mark.long

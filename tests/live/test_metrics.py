@@ -37,7 +37,10 @@ def test_ticks_add_up():
             [
                 tick(
                     {("code", "acme"): counts, ("code", "other"): counts},
-                    steps=(StepLatency(batch=4, k=3, steps=5, seconds=0.2, tokens=60),),
+                    steps=(
+                        StepLatency(batch=4, k=3, steps=4, seconds=0.15, tokens=50),
+                        StepLatency(batch=4, k=3, steps=1, seconds=0.05, tokens=10, drafted=0),
+                    ),
                     tokens=70,
                     finished=3,
                     drafter_version=2,

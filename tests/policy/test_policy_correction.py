@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from policy_world import context, predict
@@ -95,6 +97,31 @@ def test_a_restless_machine_is_not_blamed_on_the_k_that_ran() -> None:
         assert 0.03 < correction.unrest**0.5 < 0.25
     assert np.std(errors) < 0.06
     assert learned([(16, 0), (16, 3)] * 40)[1].unrest < 1e-4, "a steady machine"
+
+
+def test_steps_between_two_k_do_not_make_drafts_look_cheap() -> None:
+    """An engine drafts at the end of a step and verifies in the next. Where K is 3 for 16 sequences and 0 for 17, and
+    one comes and goes, every step verifies the K of one size and drafts for the other."""
+    costs = StepCosts(context())
+    table, row = costs.seconds(800.0), costs.range_of(16)
+
+    def seconds(verified: int, drafted: int) -> float:
+        verify = decode_shape(16, verified, 800.0)
+        return predict(replace(verify, draft_passes=drafted, drafter_loaded=True))
+
+    def price(told: bool) -> float:
+        correction = LatencyCorrection(costs, 7, price_spread=0.15)
+        for i in range(60):
+            steps = [(0, 0), (3, 3)] if i < 4 else [(0, 3), (3, 0)]
+            for k, d in steps:
+                drafted = d if told and d != k else None
+                correction.update([(StepLatency(16, k, 16, 16 * seconds(k, d), 1, drafted), False)], table)
+        found = correction.correct(table)[row]
+        return float(found[3] / found[0])
+
+    right = float(table[row, 3] / table[row, 0])
+    assert price(told=True) == pytest.approx(right, rel=0.02)
+    assert price(told=False) < 0.9 * right
 
 
 def test_interference_of_the_trainer_is_measured() -> None:
