@@ -66,7 +66,8 @@ LONG = Run(
         "the default": LearnerSettings(),
         "each trace four times": FOUR,
         "  and steps of four traces": replace(FOUR, batch=4),
-        "  and a falling rate (thorough)": learner("thorough"),
+        "  and a falling rate": replace(FOUR, settle=300),
+        "  and a larger buffer (thorough)": learner("thorough"),
     },
     warm=200, texts=700, updated=600, steps=6, at=(100, 300, 700), at_updated=(100, 300, 600),
 )  # fmt: skip

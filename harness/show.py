@@ -347,10 +347,11 @@ def _made_good(found: Mapping[str, Any]) -> tuple[Text, Table] | tuple[()]:
     """How much of what each arm's own drafter lost, and of what a static one did, was made good by the last fifth."""
     over, segments = found["reference"], found["segments"]
     places = [i for i, s in enumerate(segments) if s["before"]]
-    if not places:
+    arms = [arm for arm in found["arms"] if arm != over]
+    if not (places and arms):
         return ()
     table = _table(("", *(f"{segments[i]['begin']}-{segments[i]['end']}" for i in places)))
-    for arm in (a for a in found["arms"] if a != over):
+    for arm in arms:
         for name, whose in (("made_good", "its own"), ("made_good_static", f"{over}'s")):
             shares = [found["arms"][arm]["segments"][i][name]["mean"] for i in places]
             table.add_row(f"{arm}, {whose}", *("" if x is None else f"{x:.0%}" for x in shares))
