@@ -75,7 +75,8 @@ class LatencyCorrection:
         self._cell_var = np.full(shape, CELL_SPREAD**2)
         self._surprise, self._surprises = _FIRST_CELLS * CELL_SPREAD**2, _FIRST_CELLS
         self.unrest = 0.0
-        """Variance by which `now` moves from block to block beyond `NOW_DRIFT`: 0 on a steady machine."""
+        """Variance by which `now` moves from block to block beyond `NOW_DRIFT`: next to 0 on a steady
+        machine."""
 
     @property
     def now(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,12 @@ def test_ticks_add_up():
     assert value("verified_sequences_total", domain="code") == 40
     assert value("accepted_tokens_total", domain="code") == 40
     assert (value("drafter_version"), value("trainer_on"), value("trainer_steps")) == (2, 1, 8)
+
+
+def test_a_step_between_two_k_is_logged_as_one():
+    step = StepLatency(batch=4, k=3, steps=1, seconds=0.05, tokens=10)
+    rows = tick(steps=(step, replace(step, drafted=0))).detail["steps"]
+    assert rows == [[4, 3, 1, 0.05, 10], [4, 3, 1, 0.05, 10, 0]]
 
 
 def test_what_happens_is_counted():

@@ -83,7 +83,7 @@ def test_a_slow_hour_is_not_blamed_on_the_k_that_ran() -> None:
 
 
 def test_a_restless_machine_is_not_blamed_on_the_k_that_ran() -> None:
-    """Each block the server is up to 30% slower or faster than in the last; the prices are right all along."""
+    """Each block the server is some 15% slower or faster than it should be; the prices are right all along."""
     costs = StepCosts(context())
     table, row = costs.seconds(800.0), costs.range_of(16)
     errors = []
