@@ -8,6 +8,7 @@ the same as ever: an EAGLE-3 head has one layer, whose keys and values depend on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,8 @@ class _Late:
 
 
 def rests(runner: Any, vllm_config: Any) -> bool:
-    """Whether this engine's drafter may. With prefix caching, a request's cache outlives it and must be complete; on
-    a GPU this was never tried."""
+    """Whether this engine's drafter may. With prefix caching, a request's cache outlives it and must be complete;
+    layers with a recurrent state count drafts of their own; on a GPU this was never tried."""
     speculative, cache = vllm_config.speculative_config, vllm_config.cache_config
     return (
         vllm_config.additional_config.get(RESTS_KEY, True)
@@ -58,17 +59,20 @@ def rests(runner: Any, vllm_config: Any) -> bool:
         and speculative.method == "eagle3"
         and not cache.enable_prefix_caching
         and not vllm_config.model_config.uses_mrope
+        and not vllm_config.model_config.is_hybrid
         and runner.device.type == "cpu"
     )
 
 
 class RestingDrafter:
-    """Wraps `runner.drafter.propose`. Never raises into the engine of its own accord."""
+    """Wraps `runner.drafter.propose`, and `runner.propose_draft_token_ids`, which lays out what that one reads. Never
+    raises into the engine of its own accord."""
 
     def __init__(self, runner: Any, most: int = MOST_TOKENS) -> None:
         self._runner = runner
         self._drafter = runner.drafter
         self._propose = runner.drafter.propose
+        self._lay_out = runner.propose_draft_token_ids
         self._most = min(most, self._drafter.max_num_tokens)
         self._steps: list[_Step] = []
         self._tokens = 0
@@ -77,17 +81,55 @@ class RestingDrafter:
         self.error = ""
         """The first failure of this class itself; the drafter then never rests again."""
         runner.drafter.propose = self.propose
+        runner.propose_draft_token_ids = self.step
+
+    def step(self, *args: Any) -> Any:
+        """As vLLM's `propose_draft_token_ids`. Where every request has decoded one token and none drafts, what is put
+        aside needs no laying out."""
+        if not self.error:
+            try:
+                if self._rest_decode(*args):
+                    return self._nothing(len(self._steps[-1].requests))
+            except Exception as error:
+                self._give_up(error)
+        return self._lay_out(*args)
 
     def propose(self, *args: Any, **call: Any) -> torch.Tensor:
         """As vLLM's `propose`, which is called by keywords."""
         if not args and not self.error:
             try:
                 if self._rest(call):
-                    return self._nothing(call)
-            except Exception as error:  # drafts are worth less than the engine's step
-                self.error = f"{type(error).__name__}: {error}"
-                self._forget()
+                    return self._nothing(call["common_attn_metadata"].num_reqs)
+            except Exception as error:
+                self._give_up(error)
         return self._propose(*args, **call)
+
+    def _rest_decode(
+        self,
+        scheduler_output: Any,
+        sampled: Any,
+        sampling: Any,
+        hidden: Any,
+        sample_hidden: Any,
+        aux: Sequence[torch.Tensor],
+        *rest: Any,
+    ) -> bool:
+        """True when the pass of this step was put off. Arguments as vLLM's `propose_draft_token_ids` has them."""
+        runner = self._runner
+        requests, n = runner.input_batch.req_ids, scheduler_output.total_num_scheduled_tokens
+        # One token each: none has a draft to verify. Discarded is what is sampled inside a prompt.
+        if (
+            scheduler_output.num_spec_tokens_to_schedule
+            or n != len(requests)
+            or self._tokens + n > self._most
+            or runner.discard_request_mask.np[:n].any()
+        ):
+            return False
+        ones = torch.ones(n, dtype=torch.int64)
+        fused = torch.cat([layer[:n] for layer in aux], -1)
+        after = sampled.view(n).to(runner.input_ids.gpu.dtype)
+        self._put(_Step(list(requests), ones, ones, after, runner.positions[:n].clone(), fused))
+        return True
 
     def _rest(self, call: dict[str, Any]) -> bool:
         """True when the pass of this step was put off; whatever waits is made up for where it no longer may."""
@@ -102,20 +144,27 @@ class RestingDrafter:
                 )
                 self.passes += 1
         if rest:
-            self._steps.append(_step(call, self._requests(call)))
-            self._tokens += tokens
-            self.rested += 1
+            self._put(_step(call, self._requests(call)))
         return rest
 
-    def _nothing(self, call: dict[str, Any]) -> torch.Tensor:
+    def _put(self, step: _Step) -> None:
+        self._steps.append(step)
+        self._tokens += len(step.after)
+        self.rested += 1
+
+    def _nothing(self, requests: int) -> torch.Tensor:
         """What vLLM's `propose` leaves and returns at K = 0."""
         self._drafter.num_speculative_tokens = 0
         self._drafter._last_draft_probs = None
-        hidden = call["target_hidden_states"]
-        return torch.empty(call["common_attn_metadata"].num_reqs, 0, dtype=torch.int64, device=hidden.device)
+        return torch.empty(requests, 0, dtype=torch.int64)
 
     def _requests(self, call: dict[str, Any]) -> list[str]:
         return self._runner.input_batch.req_ids[: call["common_attn_metadata"].num_reqs]
+
+    def _give_up(self, error: Exception) -> None:
+        """Drafts are worth less than the engine's step."""
+        self.error = f"{type(error).__name__}: {error}"
+        self._forget()
 
     def _forget(self) -> None:
         self._steps, self._tokens = [], 0

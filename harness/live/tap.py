@@ -1,17 +1,19 @@
 """The trace tap: what each verify pass leaves behind, from the model runner into the ring of traces.
 
-One record a step, of the requests that are traced (a share of all, never those that opted out). Hidden states go as
-bfloat16: the fused ones that the drafter is fed, and the last one, from which the learner recomputes the target's
-logits. A record that finds no room is dropped and counted; its requests are then given up, since a trace with a hole
+Of the requests that are traced (a share of all, never those that opted out). Hidden states go as bfloat16: the fused
+ones that the drafter is fed, and the last one, from which the learner recomputes the target's logits. Small steps are
+told together, `TOGETHER` tokens or more a record: packing a record costs the engine the same for one token as for
+many. A record that finds no room is dropped and counted; its requests are then given up, since a trace with a hole
 teaches nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,10 @@ ROW = np.dtype(
 )
 
 
+TOGETHER = 128
+"""Tokens after which a record is written (of a width of 4,096: 4 MB); earlier where a request in it ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A request that is traced."""
@@ -45,12 +51,38 @@ class Wanted:
     prompt_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one step leaves of the requests that are traced: R of them, N tokens. On the engine's device."""
+
+    requests: list[str]
+    rows: list[tuple[int, int, int, int, int, int]]
+    """[R] as in `ROW`, without `sampled`."""
+    sampled: list[tuple[int, bool]]
+    """[R]: the row of `outputs`, and whether what was sampled counts (not inside a prompt)."""
+    outputs: torch.Tensor | list[list[int]]
+    """Sampled tokens of the whole batch; -1 stands for none."""
+    tokens: torch.Tensor
+    """int[N]."""
+    states: list[torch.Tensor]
+    """[N, H] each: three fused layers, the last one."""
+
+    def after(self) -> list[list[int]]:
+        """Of each request, the tokens sampled."""
+        outputs = self.outputs.tolist() if isinstance(self.outputs, torch.Tensor) else self.outputs
+        return [[t for t in outputs[i] if t >= 0] if counts else [] for i, counts in self.sampled]
+
+
 class Tap:
     """Wraps `runner.propose_draft_token_ids`, which sees all of a step. Never raises into the engine."""
 
-    def __init__(self, runner: Any, link: Link) -> None:
+    def __init__(self, runner: Any, link: Link, together: int = TOGETHER) -> None:
         self._runner = runner
         self._link = link
+        self._together = together
+        self._seen: list[_Seen] = []
+        self._tokens = 0
+        """In what was seen."""
         self._wanted: dict[str, Wanted | None] = {}
         self._numbered = 0
         self._ends: deque[int] = deque()
@@ -81,15 +113,25 @@ class Tap:
         """Arguments as vLLM's `propose_draft_token_ids` has them."""
         if self.error or aux_hidden_states is None:
             return
-        try:
+        with self._guarded():
             starts = common_attn_metadata.query_start_loc_cpu.tolist()
             counts = spec_decode_metadata.num_draft_tokens if spec_decode_metadata is not None else None
-            self._write(starts, counts, sampled_token_ids, hidden_states, aux_hidden_states)
-        except Exception as error:  # the engine's step is worth more than any trace
+            self._see(starts, counts, sampled_token_ids, hidden_states, aux_hidden_states)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """The engine's step is worth more than any trace."""
+        try:
+            yield
+        except Exception as error:
+            self._seen, self._tokens = [], 0
             self.error = f"{type(error).__name__}: {error}"
 
     def ended(self, request_ids: Sequence[str]) -> None:
         """These requests are over."""
+        if any(self._wanted.get(request_id) is not None for request_id in request_ids):
+            with self._guarded():
+                self._tell_seen()
         for request_id in request_ids:
             wanted = self._wanted.pop(request_id, None)
             if wanted is not None:
@@ -98,13 +140,13 @@ class Tap:
 
     # --- one step ---
 
-    def _write(
+    def _see(
         self, starts: list[int], counts: Any, sampled: Any, hidden: torch.Tensor, aux: Sequence[torch.Tensor]
     ) -> None:
         self._tell_ends()
         batch = self._runner.input_batch
-        rows, chosen = [], []
-        sampled_rows = sampled.tolist() if isinstance(sampled, torch.Tensor) else sampled
+        requests, rows, which = [], [], []
+        where: list[int] = []
         drafter = int(self._link.control.get("drafter_version"))
         verifier = int(self._link.control.get("verifier_version"))
         for i, request_id in enumerate(batch.req_ids[: len(starts) - 1]):
@@ -112,21 +154,40 @@ class Tap:
             if wanted is None:
                 continue
             computed, n = int(batch.num_computed_tokens_cpu[i]), starts[i + 1] - starts[i]
-            ids = [t for t in sampled_rows[i] if t >= 0] if computed + n >= wanted.prompt_tokens else []
-            drafts = int(counts[i]) if counts is not None else 0
-            rows.append((wanted.number, computed, n, drafts, len(ids), drafter, verifier))
-            chosen.append((request_id, i, ids))
+            requests.append(request_id)
+            rows.append(
+                (wanted.number, computed, n, int(counts[i]) if counts is not None else 0, drafter, verifier)
+            )
+            which.append((i, computed + n >= wanted.prompt_tokens))
+            where += range(starts[i], starts[i + 1])
         if not rows:
             return
-        where = torch.cat([torch.arange(starts[i], starts[i + 1]) for _, i, _ in chosen])
-        after = np.array([t for _, _, ids in chosen for t in ids], np.int32)
-        tokens = self._runner.input_ids.gpu[where.to(hidden.device)].to(torch.int32).cpu().numpy()
-        states = [_bits(layer[where.to(layer.device)]) for layer in (*aux, hidden)]
-        head = np.array([len(rows), len(where), len(after), hidden.shape[1]], np.int32)
-        if not self._link.traces.put(TRACE_ROWS, head, np.array(rows, ROW), tokens, after, *states):
-            for (request_id, _, _), (number, *_) in zip(chosen, rows, strict=True):
-                self._wanted[request_id] = None
-                self._ends.append(-number)
+        # vLLM trims lists of sampled tokens where a text ends, and its buffers serve the next step.
+        outputs = sampled if isinstance(sampled, torch.Tensor) else [list(row) for row in sampled]
+        at = torch.tensor(where).to(hidden.device)
+        states = [layer[at] for layer in (*aux, hidden)]
+        self._seen.append(_Seen(requests, rows, which, outputs, self._runner.input_ids.gpu[at], states))
+        self._tokens += len(where)
+        if self._tokens >= self._together:
+            self._tell_seen()
+
+    def _tell_seen(self) -> None:
+        """One record of all that was seen since the last."""
+        seen, self._seen, self._tokens = self._seen, [], 0
+        if not seen:
+            return
+        after = [ids for one in seen for ids in one.after()]
+        told = [row for one in seen for row in one.rows]
+        rows = [(*row[:4], len(ids), *row[4:]) for row, ids in zip(told, after, strict=True)]
+        tokens = torch.cat([one.tokens for one in seen]).to(torch.int32).cpu().numpy()
+        sampled = np.array([t for ids in after for t in ids], np.int32)
+        states = [_bits(torch.cat(layers)) for layers in zip(*(one.states for one in seen), strict=True)]
+        head = np.array([len(rows), len(tokens), len(sampled), states[-1].shape[1]], np.int32)
+        if not self._link.traces.put(TRACE_ROWS, head, np.array(rows, ROW), tokens, sampled, *states):
+            for request_id in {request_id: None for one in seen for request_id in one.requests}:
+                wanted, self._wanted[request_id] = self._wanted[request_id], None
+                assert wanted is not None
+                self._ends.append(-wanted.number)
 
     def _tell_ends(self) -> None:
         while self._ends and self._link.traces.has_room(8):

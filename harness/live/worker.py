@@ -12,6 +12,7 @@ from vllm.platforms import current_platform
 
 from harness.live.expand import mend_expand
 from harness.live.link import Link
+from harness.live.plain import keep_plain
 from harness.live.resting import RestingDrafter, rests
 from harness.live.swapping import SwapServer
 from harness.live.tap import Tap
@@ -37,11 +38,13 @@ class LiveWorker(Base):
         drafter = getattr(getattr(runner, "drafter", None), "model", None)
         resting: RestingDrafter | None = None
         if drafter is not None and hasattr(runner, "propose_draft_token_ids"):
-            self._tap = Tap(runner, link)
             if current_platform.is_cpu():
                 mend_expand()
             if rests(runner, self.vllm_config):
+                keep_plain(runner)
                 resting = RestingDrafter(runner)
+            # Around the drafter that rests: what that one puts off is tapped all the same.
+            self._tap = Tap(runner, link)
         self._swaps = SwapServer(link, runner.get_model(), drafter, self._tap, resting)
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ from fake_runner import FakeRunner, HashBrain, Served, expected  # noqa: E402
 
 from harness.live.assemble import Assembler  # noqa: E402
 from harness.live.link import Link  # noqa: E402
-from harness.live.tap import Tap  # noqa: E402
+from harness.live.tap import TOGETHER, Tap  # noqa: E402
 from harness.speculator.traces import Trace  # noqa: E402
 
 PROMPT = [5, 9, 20, 31, 7]
@@ -21,12 +21,19 @@ PROMPT = [5, 9, 20, 31, 7]
 class Bench:
     """A runner, its tap, the ring and an assembler."""
 
-    def __init__(self, traces_bytes: int = 1 << 20, branches: int = 3, eos: int | None = None, **runner):
+    def __init__(
+        self,
+        traces_bytes: int = 1 << 20,
+        branches: int = 3,
+        eos: int | None = None,
+        together: int = TOGETHER,
+        **runner,
+    ):
         self.link = Link.create(traces_bytes)
         self.link.control.set("sample", 1.0)
         self.brain = runner.pop("brain", None) or HashBrain()
         self.runner = FakeRunner(self.brain, **runner)
-        self.tap = Tap(self.runner, self.link)
+        self.tap = Tap(self.runner, self.link, together)
         self.assembler = Assembler(() if eos is None else (10**6, eos), branches)
         self.branches = branches
         self.eos = eos

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -59,8 +60,40 @@ class Drafter:
         return torch.zeros(meta.num_reqs, num_speculative_tokens, dtype=torch.int64)
 
 
-def runner(drafter: Drafter) -> SimpleNamespace:
-    return SimpleNamespace(drafter=drafter, input_batch=SimpleNamespace(req_ids=[]))
+class Runner:
+    """vLLM's runner, as far as it lays out what its drafter reads: `laid` times, `call` as it came of it."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self.laid = 0
+
+    def propose_draft_token_ids(self, *_: object) -> torch.Tensor:
+        self.laid += 1
+        return self.drafter.propose(**self.call)
+
+    def step(self, names: list[str], call: dict, inside: list[bool], drafted: bool) -> torch.Tensor:
+        """`inside`: which requests are inside their prompt, so that what is sampled for them does not count."""
+        self.call = call
+        self.input_batch = SimpleNamespace(req_ids=names)
+        self.input_ids = SimpleNamespace(gpu=call["target_token_ids"].clone())
+        self.positions = call["target_positions"].clone()
+        self.discard_request_mask = SimpleNamespace(np=np.array(inside))
+        sampled = torch.where(torch.tensor(inside), 999, call["next_token_ids"])[:, None]
+        return self.propose_draft_token_ids(
+            SimpleNamespace(
+                num_spec_tokens_to_schedule=call["num_speculative_tokens"],
+                total_num_scheduled_tokens=len(self.positions),
+            ),
+            sampled, None, None, None,
+            [*call["target_hidden_states"].split(1, -1)],
+            "drafts to verify" if drafted else None,
+            call["common_attn_metadata"], None,
+        )  # fmt: skip
+
+    def forget(self) -> None:
+        """The buffers serve the next step."""
+        self.positions.fill_(-1)
+        self.input_ids.gpu.fill_(-1)
 
 
 class Engine:
@@ -69,7 +102,7 @@ class Engine:
     def __init__(self, seed: int, most: int) -> None:
         self.random = random.Random(seed)
         self.plain, self.lazy = Drafter(), Drafter()
-        self.plain_runner, self.lazy_runner = runner(self.plain), runner(self.lazy)
+        self.plain_runner, self.lazy_runner = Runner(self.plain), Runner(self.lazy)
         self.resting = RestingDrafter(self.lazy_runner, most)
         self.texts: dict[str, list[int]] = {}
         self.computed: dict[str, int] = {}
@@ -101,15 +134,18 @@ class Engine:
 
     def _run(self, names: list[str], k: int) -> None:
         r = self.random
-        ids, positions, lengths, last, after = [], [], [], [], []
+        ids, positions, lengths, last, after, inside = [], [], [], [], [], []
         for name in names:
             text, at, drafts = self.texts[name], self.computed[name], self.drafts[name]
-            known = text[at : at + 5]  # a chunk of what is known, or the newest token and its drafts
+            known = text[
+                at : at + r.choice([1, 5])
+            ]  # a chunk of what is known, or the newest token and its drafts
             refused = r.randint(0, drafts)
             tokens = known + [r.randrange(1000) for _ in range(drafts)]
             if drafts:
                 text += tokens[1 : 1 + drafts - refused]
-            if at + len(known) == len(text) or drafts:
+            inside.append(at + len(known) < len(text) and not drafts)
+            if not inside[-1]:
                 text.append(r.randrange(1000))
             lengths.append(len(tokens))
             last.append(sum(lengths) - 1 - refused)
@@ -138,9 +174,8 @@ class Engine:
             "mm_embed_inputs": None, "num_rejected_tokens_gpu": None, "slot_mappings": None,
         }  # fmt: skip
         for one in (self.plain_runner, self.lazy_runner):
-            one.input_batch.req_ids = names
-            drafts = one.drafter.propose(**call)
-            assert drafts.shape == (len(names), k)
+            assert one.step(list(names), call, inside, drafted).shape == (len(names), k)
+            one.forget()
         whole = [n for n in names if self.computed[n] >= len(self.texts[n]) - 1]
         for name in names:
             self.drafts[name] = k if name in whole else 0
@@ -168,6 +203,7 @@ def test_whoever_drafts_finds_a_whole_cache(seed, most):
             assert engine.known(engine.lazy) == engine.known(engine.plain)
     assert engine.resting.rested > 50
     assert 0 < engine.resting.passes < engine.resting.rested / 2
+    assert engine.lazy_runner.laid < engine.plain_runner.laid - 20, "steps of decoding alone are not laid out"
 
 
 def test_what_waits_is_bounded():

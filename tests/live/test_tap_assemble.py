@@ -13,10 +13,13 @@ torch = pytest.importorskip("torch")
 from fake_runner import VOCAB, Served, labelled, request  # noqa: E402
 from tap_bench import PROMPT, Bench  # noqa: E402
 
+from harness.live.tap import TOGETHER  # noqa: E402
 
-@pytest.fixture
-def bench():
-    with Bench() as found:
+
+@pytest.fixture(params=[1, TOGETHER])
+def bench(request):
+    """A record of every step by itself, and of several."""
+    with Bench(together=request.param) as found:
         yield found
 
 

@@ -13,11 +13,13 @@ from tap_bench import PROMPT, Bench  # noqa: E402
 from harness.live import assemble  # noqa: E402
 from harness.live import tap as tapping  # noqa: E402
 from harness.live.labels import TRACE  # noqa: E402
+from harness.live.tap import TOGETHER  # noqa: E402
 
 
-@pytest.fixture
-def bench():
-    with Bench() as found:
+@pytest.fixture(params=[1, TOGETHER])
+def bench(request):
+    """A record of every step by itself, and of several."""
+    with Bench(together=request.param) as found:
         yield found
 
 
@@ -88,17 +90,18 @@ def test_a_target_that_changed_on_the_way_voids_the_trace(bench):
     assert bench.assembler.incomplete == 1
 
 
-def test_a_hole_voids_the_trace(bench):
-    one, two = request("a", PROMPT), request("b", PROMPT)
-    bench.runner.step((one, 5), (two, 5))
-    records = list(bench.link.traces.take())
-    bench.runner.step((one, 1), (two, 1))
-    kept = [r for r in bench.link.traces.take() if r[0] != tapping.TRACE_ROWS]
-    bench.runner.step((two, 1))
-    bench.tap.ended(["b"])
-    found = list(bench.assembler.feed([*records, *kept, *bench.link.traces.take()]))
-    assert found == []
-    assert bench.assembler.incomplete == 1
+def test_a_hole_voids_the_trace():
+    with Bench(together=1) as bench:
+        one, two = request("a", PROMPT), request("b", PROMPT)
+        bench.runner.step((one, 5), (two, 5))
+        records = list(bench.link.traces.take())
+        bench.runner.step((one, 1), (two, 1))
+        kept = [r for r in bench.link.traces.take() if r[0] != tapping.TRACE_ROWS]
+        bench.runner.step((two, 1))
+        bench.tap.ended(["b"])
+        found = list(bench.assembler.feed([*records, *kept, *bench.link.traces.take()]))
+        assert found == []
+        assert bench.assembler.incomplete == 1
 
 
 def test_a_request_without_output_teaches_nothing(bench):
@@ -110,7 +113,7 @@ def test_a_request_without_output_teaches_nothing(bench):
 
 def test_a_full_ring_gives_requests_up_and_says_so():
     """Nothing half comes out, the trainer hears of each one, and what comes later is traced again."""
-    with Bench(traces_bytes=2000) as bench:
+    with Bench(traces_bytes=2000, together=1) as bench:
         served = [request(f"r{i}", PROMPT, **labelled(i)) for i in range(5)]
         for one in served:
             bench.runner.step((one, 5))
@@ -136,7 +139,7 @@ def test_a_full_ring_gives_requests_up_and_says_so():
 
 
 def test_an_end_that_finds_no_room_is_told_later():
-    with Bench(traces_bytes=1000) as bench:
+    with Bench(traces_bytes=1000, together=1) as bench:
         one = request("a", PROMPT, **labelled(1))
         bench.runner.step((one, 5))
         while bench.link.traces.put(99, b""):
@@ -146,6 +149,40 @@ def test_an_end_that_finds_no_room_is_told_later():
         bench.runner.step((request("b", PROMPT), 5))
         (trace,) = bench.assembler.feed(bench.link.traces.take())
         bench.check(one, trace)
+
+
+def test_small_steps_are_told_together_and_an_end_waits_for_none():
+    with Bench(together=8) as bench:
+        one = request("a", PROMPT, **labelled(1))
+        bench.runner.step((one, 5))
+        for _ in range(13):
+            bench.runner.step((one, 1))
+        (trace,) = bench.assembler.feed(records := [*bench.link.traces.take(), *_ended(bench, one)])
+        kinds = [kind for kind, _ in records]
+        # 5 + 3, 8, and the 2 that its end does not wait for others to join
+        rows = [tapping.TRACE_ROWS] * 3
+        assert kinds == [tapping.TRACE_BEGIN, *rows, tapping.TRACE_END]
+        bench.check(one, trace)
+
+
+def test_what_was_seen_together_is_given_up_together():
+    with Bench(together=12) as bench:
+        served = [request(f"r{i}", PROMPT, **labelled(i)) for i in range(2)]
+        bench.runner.step(*((one, 5) for one in served))
+        while bench.link.traces.put(99, b""):
+            pass
+        bench.runner.step(*((one, 1) for one in served))
+        assert not bench.tap.error
+        assert not bench.tap._seen
+        list(bench.link.traces.take())
+        bench.runner.step(*((one, 1) for one in served))
+        records = [*bench.link.traces.take(), *_ended(bench, *served)]
+        assert [int.from_bytes(c, "little", signed=True) for _, c in records] == [-1, -2]
+
+
+def _ended(bench, *served):
+    bench.tap.ended([one.name for one in served])
+    return bench.link.traces.take()
 
 
 def test_requests_that_never_end_are_given_up_oldest_first(bench, monkeypatch):
