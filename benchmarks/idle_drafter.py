@@ -1,9 +1,10 @@
-"""What a drafter that does not draft costs a real server: `python benchmarks/idle_drafter.py [--rounds 6]`.
+"""What a drafter that does not draft costs a real server: `python benchmarks/idle_drafter.py [--model small]`.
 
 Three servers on this machine, one at work at a time, in turns: without a drafter; with one at K = 0 that rests
 (harness/live/resting.py); with one at K = 0 in vLLM's own way, whose first pass runs in every step. Closed loops of 64
-tokens. Printed is the median decode step of each, and its ratio to the server without a drafter, mean over the rounds
-and twice its standard error. Needs specdrift[live] and model `tiny`, and nothing else running.
+tokens, every request traced as in a run. Printed is the median decode step of each, and its ratio to the server
+without a drafter, mean over the rounds and twice its standard error. Needs specdrift[live] and the model, and nothing
+else running.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def prompts() -> Iterator[list[int]]:
 
 def decode_step(server: Server, batch: int) -> float:
     """Median milliseconds of a decode step with `batch` sequences."""
-    for _ in server.link.steps.take():
-        pass
+    for ring in (server.link.steps, server.link.traces):
+        for _ in ring.take():
+            pass
     name = server.config.model.name
     asyncio.run(
         closed_loop(server.url, name, prompts(), concurrency=batch, seconds=SECONDS, most_tokens=TOKENS)
@@ -49,12 +51,13 @@ def decode_step(server: Server, batch: int) -> float:
     return 1e3 * float(np.median(decode["seconds"]))
 
 
-def run(rounds: int, batches: list[int]) -> None:
-    spec, work = model_spec("tiny", cache_only=True), Path(tempfile.mkdtemp(prefix="specdrift-idle-"))
+def run(model: str, rounds: int, batches: list[int]) -> None:
+    spec, work = model_spec(model, cache_only=True), Path(tempfile.mkdtemp(prefix="specdrift-idle-"))
     servers = {}
     for name, settings in CONFIGS.items():
         link = Link.create()
         link.control.write_schedule(constant_k(0))
+        link.control.set("sample", 1.0)
         config = ServerConfig(spec, link.folder, **settings)  # type: ignore[arg-type]
         servers[name] = Server.start(config, link, work / f"{name}.log")
     try:
@@ -80,10 +83,11 @@ def run(rounds: int, batches: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="tiny")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--batches", default="1,8,16")
     given = parser.parse_args()
-    run(given.rounds, [int(b) for b in given.batches.split(",")])
+    run(given.model, given.rounds, [int(b) for b in given.batches.split(",")])
 
 
 if __name__ == "__main__":
