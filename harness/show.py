@@ -298,7 +298,7 @@ def recovery_table(found: Mapping[str, Any]) -> Group:
         speed,
         _title(f"Against {over}: tokens per second in the engine at worst, engine time saved"),
         price,
-        _title(f"Acceptance length: {over} over the segment, the best arm's reach, then each arm at the end"),
+        _title(f"Acceptance length: {_low(found)}, the best arm's reach, then each arm at the end"),
         _levels(found),
         *_made_good(found),
     )
@@ -336,26 +336,32 @@ def _levels(found: Mapping[str, Any]) -> Table:
     """One column a segment, so that many arms fit."""
     segments = found["segments"]
     table = _table(("", *(f"{s['begin']}-{s['end']}" for s in segments)))
-    table.add_row(f"{found['reference']}, mean", *(_number(s["static"], 2) for s in segments))
+    table.add_row(_low(found), *(_number(s["static"], 2) for s in segments))
     table.add_row("reach", *(_number(s["reach"], 2) for s in segments))
     for arm, entry in found["arms"].items():
         table.add_row(arm, *(_number(s["last"]["mean"], 2) for s in entry["segments"]))
     return table
 
 
+def _low(found: Mapping[str, Any]) -> str:
+    over = found["reference"]
+    return f"{over}, first {found['window']} requests" if found["adapts"] else f"{over}, mean"
+
+
 def _made_good(found: Mapping[str, Any]) -> tuple[Text, Table] | tuple[()]:
     """How much of what each arm's own drafter lost, and of what a static one did, was made good by the last fifth."""
     over, segments = found["reference"], found["segments"]
     places = [i for i, s in enumerate(segments) if s["before"]]
-    arms = [arm for arm in found["arms"] if arm != over]
+    arms = [arm for arm in found["arms"] if arm != over or found["adapts"]]
     if not (places and arms):
         return ()
     table = _table(("", *(f"{segments[i]['begin']}-{segments[i]['end']}" for i in places)))
     for arm in arms:
-        for name, whose in (("made_good", "its own"), ("made_good_static", f"{over}'s")):
+        of = {"made_good": "its own"} | ({} if arm == over else {"made_good_static": f"{over}'s"})
+        for name, whose in of.items():
             shares = [found["arms"][arm]["segments"][i][name]["mean"] for i in places]
             table.add_row(f"{arm}, {whose}", *("" if x is None else f"{x:.0%}" for x in shares))
-    return _title(f"Made good of the loss, over the last fifth, down to {over}: its own, {over}'s"), table
+    return _title(f"Made good of the loss, over the last fifth, down to {_low(found)}"), table
 
 
 def _interval(found: Mapping[str, float | None], digits: int) -> str:

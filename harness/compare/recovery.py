@@ -2,7 +2,8 @@
 
 Segments begin at the run's start and at each `shift` or `verifier_update` of the log. Per segment,
 
-- *static*: mean acceptance length of the reference arm (a static one), seed by seed;
+- *static*: mean acceptance length of the reference arm (a static one), seed by seed; where every arm adapts, that of
+  the first one over the segment's first `WINDOW` requests, before much is learnt;
 - *reach*: the best arm's mean over the segment's last fifth (mean over seeds): what learning had to give there;
 - *loss*: reach - static; segments in which it is below `LEAST_LOSS` of the accepted tokens are left out;
 - *recovery*: requests until the moving mean over `WINDOW` requests first stands at static + 80% of the loss;
@@ -69,7 +70,8 @@ class _Curve:
 def recovery(run: Run, over: str | None = None, level: float | None = None) -> dict[str, Any]:
     """Plain data: segments, and per arm the figures of the module's docstring with 95% intervals over seeds.
 
-    `over` is the reference arm; default: the first arm that never swaps. InputError when there is none.
+    `over` is the reference arm; default: the first arm that never swaps, else the first that drafts (`adapts`).
+    InputError when none drafts.
     With `level`, an acceptance length, also `to_level`: requests from the run's start until the moving mean first
     stands there, the whole run where it never does (`never`: share of seeds).
     """
@@ -78,8 +80,9 @@ def recovery(run: Run, over: str | None = None, level: float | None = None) -> d
     curves = {(arm, seed): _curve(run, arm, seed) for arm in run.arms for seed in run.seeds}
     drafting = [a for a in run.arms if all(curves[a, s].steps.sum() > 0 for s in run.seeds)]
     reference = _reference(run, drafting, over)
+    adapts = _swaps(run, reference)
     bounds = _segments(run, reference, min(len(c.steps) for c in curves.values()))
-    judged = _judged(bounds, curves, drafting, run.seeds, reference)
+    judged = _judged(bounds, curves, drafting, run.seeds, reference, adapts)
     arms = {}
     for arm in drafting:
         found = {seed: _of_arm(judged, curves[arm, seed], curves[reference, seed]) for seed in run.seeds}
@@ -92,7 +95,8 @@ def recovery(run: Run, over: str | None = None, level: float | None = None) -> d
         if level is not None:
             arms[arm]["to_level"] = _to_level([curves[arm, seed] for seed in run.seeds], level)
     told = {} if level is None else {"level": level}
-    return {"reference": reference, "segments": judged, "arms": arms, "seeds": list(run.seeds), **told}
+    about = {"reference": reference, "adapts": adapts, "window": WINDOW, "seeds": list(run.seeds), **told}
+    return about | {"segments": judged, "arms": arms}
 
 
 def _curve(run: Run, arm: str, seed: int) -> _Curve:
@@ -121,10 +125,13 @@ def _reference(run: Run, drafting: Sequence[str], over: str | None) -> str:
         if over not in drafting:
             raise UnknownName("arm that drafts", over, drafting)
         return over
-    for arm in drafting:
-        if not any((run.events(arm, seed)["kind"] == "swap").any() for seed in run.seeds):
-            return arm
-    raise InputError("no arm drafts without swapping; name the arm to compare with (--over ARM)")
+    if not drafting:
+        raise InputError("no arm of this run drafts under every seed, so that there is nothing to recover")
+    return next((arm for arm in drafting if not _swaps(run, arm)), drafting[0])
+
+
+def _swaps(run: Run, arm: str) -> bool:
+    return any((run.events(arm, seed)["kind"] == "swap").any() for seed in run.seeds)
 
 
 def _segments(run: Run, arm: str, total: int) -> list[tuple[int, int]]:
@@ -143,11 +150,13 @@ def _judged(
     arms: Sequence[str],
     seeds: Sequence[int],
     reference: str,
+    adapts: bool,
 ) -> list[dict[str, Any]]:
     """The levels of each segment that has something to recover; `before` is the tail of the one before it."""
     judged = []
     for previous, (begin, end) in zip([None, *bounds], bounds, strict=False):
-        static = float(np.mean([curves[reference, s].length(begin, end) for s in seeds]))
+        until = begin + WINDOW if adapts else end
+        static = float(np.mean([curves[reference, s].length(begin, until) for s in seeds]))
         tail = _tail(begin, end)
         reached = {a: float(np.mean([curves[a, s].length(*tail) for s in seeds])) for a in arms}
         best = max(reached, key=lambda a: reached[a])

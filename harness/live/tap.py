@@ -92,9 +92,8 @@ class Tap:
         inner = runner.propose_draft_token_ids
 
         def propose(*args: Any, **kwargs: Any) -> Any:
-            found = inner(*args, **kwargs)
-            self.note(*args)
-            return found
+            self.note(*args)  # first: the drafter lays out its later passes in this step's metadata
+            return inner(*args, **kwargs)
 
         runner.propose_draft_token_ids = propose
 

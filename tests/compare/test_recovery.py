@@ -13,18 +13,18 @@ from harness.runlog import RunWriter, read_run
 N = 600
 
 
-def write(path, arms, shift=300, swaps=(), kind="shift"):
+def write(path, arms, shift=300, swaps=(), kind="shift", steps=1000):
     """One seed each; `arms` maps a name to the acceptance length of every request, one step each 10 tokens."""
     info = {"mode": "sim", "scenario": "t", "seeds": [0, 1], "arms": {a: {} for a in arms}}
     with RunWriter(path, info) as writer:
         for seed in (0, 1):
             for arm, lengths in arms.items():
-                _cell(writer.parts, arm, seed, np.asarray(lengths), (shift, kind), arm in swaps)
+                _cell(writer.parts, arm, seed, np.asarray(lengths), (shift, kind), arm in swaps, steps)
         writer.merge()
     return read_run(path)
 
 
-def _cell(parts, arm, seed, lengths, shift, swaps):
+def _cell(parts, arm, seed, lengths, shift, swaps, verify_steps):
     from harness.runlog import CellWriter
 
     with CellWriter(parts, arm, seed) as cell:
@@ -43,8 +43,8 @@ def _cell(parts, arm, seed, lengths, shift, swaps):
                 "request_id": np.arange(N), "domain": np.full(N, "d"), "tenant": np.full(N, "t"),
                 "arrival": start, "scheduled": start, "first_token": start, "finish": start + 10.0 / lengths,
                 "prompt_tokens": zeros + 1, "output_tokens": zeros + 100, "cached_tokens": zeros,
-                "preemptions": zeros, "verify_steps": zeros + 1000, "draft_tokens": zeros,
-                "accepted_tokens": np.rint(1000 * (lengths - 1)).astype(int), "slo_met": zeros == 0,
+                "preemptions": zeros, "verify_steps": zeros + verify_steps, "draft_tokens": zeros,
+                "accepted_tokens": np.rint(verify_steps * (lengths - 1)).astype(int), "slo_met": zeros == 0,
                 "status": np.full(N, "finished"),
             }
         )  # fmt: skip
@@ -144,9 +144,21 @@ def test_an_arm_that_is_worse_for_a_while_dips(tmp_path):
     assert recovery(run, "static:4")["arms"]["worse"]["dip"]["mean"] < 0.97
 
 
-def test_without_a_reference_it_says_so(tmp_path):
+def test_where_every_arm_adapts_the_loss_is_read_off_the_first_requests(tmp_path):
+    """Alone, it falls from 2.0 to 1.2 and comes to 2.2."""
+    found = recovery(write(tmp_path / "run", {"learns": JUMP}, swaps=("learns",)))
+    assert (found["reference"], found["adapts"]) == ("learns", True)
+    (segment,) = found["segments"]
+    assert segment["static"] == pytest.approx(1.2)
+    (figures,) = found["arms"]["learns"]["segments"]
+    assert figures["made_good"]["mean"] == pytest.approx(1.0 / 0.8)
+    assert found["arms"]["learns"]["recovery"]["mean"] == 100 + SHARE * WINDOW
+
+
+def test_a_reference_that_does_not_draft_or_is_not_there_is_said_so(tmp_path):
     run = write(tmp_path / "run", {"learns": JUMP}, swaps=("learns",))
-    with pytest.raises(InputError, match="--over"):
-        recovery(run)
     with pytest.raises(UnknownName):
         recovery(run, "static:4")
+    idle = write(tmp_path / "idle", {"none": np.ones(N)}, steps=0)
+    with pytest.raises(InputError, match="no arm of this run drafts"):
+        recovery(idle)

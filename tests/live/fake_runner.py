@@ -93,7 +93,10 @@ class FakeRunner:
         self.proposals = 0
 
     def propose_draft_token_ids(self, *args: Any) -> str:
+        """Drafting lays out its later passes, of one token each, in the metadata of the step."""
         self.proposals += 1
+        meta = args[7]
+        meta.query_start_loc_cpu = torch.arange(len(meta.query_start_loc_cpu), dtype=torch.int32)
         return "the drafts"
 
     def ahead(self, served: Served, n: int) -> list[int]:

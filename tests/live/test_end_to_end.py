@@ -186,15 +186,17 @@ def test_a_drafter_that_rested_drafts_as_if_it_had_not(station, model, tmp_path)
         planner.join()
         link.control.set("sample", 0.0)
     equal = total = late = 0
-    for trace in Assembler([], 0).feed(records):
+    assembler = Assembler([], 0)
+    for trace in assembler.feed(records):
         batch = sequences_of([trace])
         want = head.draft(batch, 3).tokens[0, trace.at - batch.start]
         asked = trace.drafted >= 0
         equal += int((want[:, : trace.drafted.shape[1]] == trace.drafted)[asked].sum())
         total += int(asked.sum())
         late += int((trace.at.diff() > 4).sum())
+    assert assembler.incomplete == 0, "every request left a whole trace"
     state = worker.state()
-    assert state["drafter_error"] == ""
+    assert (state["drafter_error"], state["tap_error"]) == ("", "")
     assert state["drafter_rested"] > 20
     assert total > 200
     assert late > 5  # verify steps behind a rest, within a request
