@@ -27,7 +27,10 @@ def report(
 def recovery(
     run: RunDir,
     over: Annotated[
-        str | None, typer.Option(help="Arm to compare with; default: the first that never swaps.")
+        str | None,
+        typer.Option(
+            help="Arm to compare with; default: the first that never swaps, else the first that drafts."
+        ),
     ] = None,
     level: Annotated[
         float | None, typer.Option(help="Also count requests until acceptance length first stands here.")

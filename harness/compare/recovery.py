@@ -2,8 +2,8 @@
 
 Segments begin at the run's start and at each `shift` or `verifier_update` of the log. Per segment,
 
-- *static*: mean acceptance length of the reference arm (a static one), seed by seed; where every arm adapts, that of
-  the first one over the segment's first `WINDOW` requests, before much is learnt;
+- *static*: mean acceptance length of the reference arm (a static one), seed by seed; where the reference adapts
+  too, over the segment's first `WINDOW` requests, before much is learnt;
 - *reach*: the best arm's mean over the segment's last fifth (mean over seeds): what learning had to give there;
 - *loss*: reach - static; segments in which it is below `LEAST_LOSS` of the accepted tokens are left out;
 - *recovery*: requests until the moving mean over `WINDOW` requests first stands at static + 80% of the loss;
