@@ -71,7 +71,7 @@ class Runner:
         self.laid += 1
         return self.drafter.propose(**self.call)
 
-    def step(self, names: list[str], call: dict, inside: list[bool], drafted: bool) -> torch.Tensor:
+    def step(self, names: list[str], call: dict, inside: list[bool]) -> torch.Tensor:
         """`inside`: which requests are inside their prompt, so that what is sampled for them does not count."""
         self.call = call
         self.input_batch = SimpleNamespace(req_ids=names)
@@ -86,8 +86,7 @@ class Runner:
             ),
             sampled, None, None, None,
             [*call["target_hidden_states"].split(1, -1)],
-            "drafts to verify" if drafted else None,
-            call["common_attn_metadata"], None,
+            None, call["common_attn_metadata"], None,
         )  # fmt: skip
 
     def forget(self) -> None:
@@ -137,9 +136,8 @@ class Engine:
         ids, positions, lengths, last, after, inside = [], [], [], [], [], []
         for name in names:
             text, at, drafts = self.texts[name], self.computed[name], self.drafts[name]
-            known = text[
-                at : at + r.choice([1, 5])
-            ]  # a chunk of what is known, or the newest token and its drafts
+            # A chunk of what is known, or the newest token and its drafts.
+            known = text[at : at + r.choice([1, 5])]
             refused = r.randint(0, drafts)
             tokens = known + [r.randrange(1000) for _ in range(drafts)]
             if drafts:
@@ -174,7 +172,7 @@ class Engine:
             "mm_embed_inputs": None, "num_rejected_tokens_gpu": None, "slot_mappings": None,
         }  # fmt: skip
         for one in (self.plain_runner, self.lazy_runner):
-            assert one.step(list(names), call, inside, drafted).shape == (len(names), k)
+            assert one.step(list(names), call, inside).shape == (len(names), k)
             one.forget()
         whole = [n for n in names if self.computed[n] >= len(self.texts[n]) - 1]
         for name in names:
