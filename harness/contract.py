@@ -319,7 +319,7 @@ class VerifyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: `tick`, `publish`, `swap`, `verifier_update`, `shift`, `fault`, ..."""
+    """Something that happened: `tick`, `trainer_state`, `publish`, `swap`, `verifier_update`, `shift`, `fault`, ..."""
 
     time: float
     kind: str

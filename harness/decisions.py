@@ -1,10 +1,11 @@
-"""What the log keeps of a control tick: enough to score another policy on it later."""
+"""What the log keeps of what a policy saw and chose: enough to score another policy on it later."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any
 
-from harness.contract import Observation, Plan, StepLatency
+from harness.contract import Observation, Plan, StepLatency, TrainerState
 
 
 def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
         "version": o.drafter_version,
         "verifier": o.verifier_version,
         "slo": round(o.slo_attainment, 4),
-        "trainer": [o.trainer.steps, o.trainer.samples, o.trainer.dropped, o.trainer.candidate],
+        "trainer": _trainer(o.trainer),
         "plan": {
             "k": p.k_by_batch,
             "drafter": p.drafter,
@@ -34,6 +35,33 @@ def tick_detail(o: Observation, p: Plan) -> dict[str, Any]:
             "propensity": p.propensity,
         },
     }
+
+
+class TrainerNews:
+    """Notices when what a trainer says is news, whatever it has worked meanwhile: the event `trainer_state`."""
+
+    def __init__(self) -> None:
+        self._known = TrainerState()
+
+    def of(self, state: TrainerState) -> dict[str, Any] | None:
+        """Plain data of the whole state, to be logged; None when nothing but its counters has changed."""
+        said = with_counters(state, [0, 0, 0, None, 0.0])
+        if said == self._known:
+            return None
+        self._known = said
+        return asdict(state)
+
+
+def with_counters(state: TrainerState, counters: list[Any]) -> TrainerState:
+    """`state` after more work: `counters` are the first of a tick's `trainer` (older logs lack the last)."""
+    steps, samples, dropped, _, *busy = counters
+    return replace(
+        state, steps=steps, samples=samples, dropped=dropped, busy_seconds=busy[0] if busy else 0.0
+    )
+
+
+def _trainer(t: TrainerState) -> list[Any]:
+    return [t.steps, t.samples, t.dropped, t.candidate, round(t.busy_seconds, 3)]
 
 
 def _steps(s: StepLatency) -> list[float]:

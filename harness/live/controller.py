@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.contract import TRAINED, Event, Observation, Plan, Slo, Swap, TrainerState
-from harness.decisions import tick_detail
+from harness.decisions import TrainerNews, tick_detail
 from harness.live.feed import Feed, Tick
 from harness.live.link import Link
 from harness.live.server import Worker
@@ -72,6 +72,7 @@ class Controller:
         """Fault injection: the file of the next swap arrives cut off."""
         self._quarantined = 0
         self._alive = True
+        self._news = TrainerNews()
         self._dropped = {ring: ring.dropped for ring in (link.steps, link.traces)}
         self._published: Path | None = None
         """The candidate published last; the trainer goes on reporting it until it has heard of that."""
@@ -169,6 +170,8 @@ class Controller:
         if report.state.quarantined > self._quarantined:
             self._quarantined = report.state.quarantined
             self.note("quarantine", reason=report.refusal)
+        if news := self._news.of(self._trainer_state()):
+            self.note("trainer_state", **news)
 
     def _tick(self) -> None:
         observation = self._take_in()

@@ -14,7 +14,7 @@ import numpy as np
 import simpy
 
 from harness.contract import TRAINED, Event, Observation, Plan, Request, Swap, TrainerState
-from harness.decisions import tick_detail
+from harness.decisions import TrainerNews, tick_detail
 from harness.observe import TICK_SECONDS, TICK_STEPS, Serving, observe, position_counts
 from harness.policy import Policy, PolicyContext, Truth
 from harness.service import Service
@@ -79,6 +79,7 @@ class World:
         self._pending: list[Callable[[], None]] = []
         self._fail_next_swap = False
         self._quarantined = 0
+        self._news = TrainerNews()
         self._wake = self.env.event()
         self._arriving = True
         self._verifier_version = 0
@@ -220,14 +221,20 @@ class World:
         self._note_refusals()
         if self.trainer and len(done):
             self.trainer.offer(self.trainer.sampled(done))
+        trainer = self._trainer_state()
+        if news := self._news.of(trainer):
+            self._note("trainer_state", **news)
         return observe(
             engine.gauges(self.env.now),
             steps,
             position_counts(*engine.take_positions(), engine.labels.domains, engine.labels.tenants),
             done["slo_met"],
             Serving(service.name, service.version, service.since, self._verifier_version, service.last_swap),
-            self.trainer.state if self.trainer else TrainerState(),
+            trainer,
         )
+
+    def _trainer_state(self) -> TrainerState:
+        return self.trainer.state if self.trainer else TrainerState()
 
     def _collect(self) -> None:
         """Move records from the engine's buffers to the sink and to this tick's heap."""

@@ -47,6 +47,7 @@ def test_a_published_candidate_serves(make):
     (swap,) = bench.sink.of("swap")
     assert (swap["version"], swap["ok"], swap["stall"], swap["fingerprint"]) == (1, True, 0.25, "f1")
     assert bench.sink.of("publish") == [{"samples": 80}]
+    assert [said["candidate"] for said in bench.sink.of("trainer_state")] == [10, None]
 
 
 def test_a_candidate_is_published_once_although_the_trainer_still_reports_it(make):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import simpy
 
-from harness.contract import Plan, TrainPlan, constant_k
+from harness.contract import Plan, TrainerState, TrainPlan, constant_k
+from harness.decisions import with_counters
 from harness.errors import InputError
 from harness.latency import load
 from harness.policy.base import Policy
@@ -306,6 +307,23 @@ def test_events_of_a_tick_hold_the_decision():
     assert kinds["tick"] > 50
     detail = sink.kinds("tick")[5].detail
     assert set(detail["plan"]) == {"k", "drafter", "train", "budget", "sample", "publish", "propensity"}
+
+
+def test_the_log_tells_all_that_the_trainer_said(monkeypatch):
+    """Each tick's view of it: the newest `trainer_state`, and the tick's own counters."""
+    policy = Scripted(lambda tick: Plan(constant_k(4), train=TrainPlan(on=True), publish=tick % 20 == 0))
+    sink, _ = run("cadence", monkeypatch=monkeypatch, made=policy, requests=800)
+    said, views = None, iter(policy.seen)
+    for event in sink.log:
+        if event.kind == "trainer_state":
+            said = TrainerState(**event.detail)
+        elif event.kind == "tick":
+            seen = next(views).trainer
+            told = with_counters(said, event.detail["trainer"])
+            assert replace(told, busy_seconds=seen.busy_seconds) == seen
+            assert told.busy_seconds == pytest.approx(seen.busy_seconds, abs=1e-3)
+    assert len(sink.kinds("swap")) > 3
+    assert len(sink.kinds("trainer_state")) < len(sink.kinds("tick")), "only when it is news"
 
 
 def test_a_policy_with_a_drafter_needs_a_price_for_it(monkeypatch):

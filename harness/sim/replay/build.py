@@ -27,6 +27,7 @@ from harness.sim.replay.record import (
     policy_of,
     requests_of,
     run_path,
+    trainer_states,
     verify_steps,
 )
 from harness.sim.replay.source import ReplayEngine, ReplaySource
@@ -63,6 +64,7 @@ def build_replay_world(cell: Cell, sink: Sink) -> ReplayWorld:
         events=events_of(run, arm, seed),
         outcomes=outcomes,
         slowdowns=_slowdowns(run, arm, seed, latency),
+        trainer_states=trainer_states(run, arm, seed),
     )
 
 

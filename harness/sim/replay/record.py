@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contract import Event, Request
+from harness.contract import Event, Request, TrainerState
+from harness.decisions import with_counters
 from harness.errors import InputError, UnknownName
 from harness.policy import Policy, make
 from harness.runlog import Run, read_run
@@ -16,9 +17,9 @@ from workloads.scenario import Scenario, scenario_from
 
 PREFIX = "replay"
 NOTE = (
-    "requests, verify steps, swaps and verifier updates as recorded; what the record does not tell (more drafts "
-    "than it verified, another place) is drawn from hazards near in time, and the event `replay` at the end of "
-    "each cell counts how often; shared prompt prefixes are not known to it"
+    "requests, verify steps, swaps, verifier updates and what the trainer said as recorded; what the record does not "
+    "tell (more drafts than it verified, another place) is drawn from hazards near in time, and the event `replay` at "
+    "the end of each cell counts how often; shared prompt prefixes are not known to it"
 )
 """For the record of a replay."""
 
@@ -112,6 +113,18 @@ def verify_steps(run: Run, arm: str | None, seed: int) -> pd.DataFrame:
     """Verify steps of one arm (None: of all arms) under a seed."""
     found = run.verifies(arm, seed)
     assert found is not None, "open_record has looked"
+    return found
+
+
+def trainer_states(run: Run, arm: str, seed: int) -> list[tuple[float, TrainerState]]:
+    """What the trainer said of itself and its candidates, and from when on; empty for logs that do not tell."""
+    frame = run.events(arm, seed, kinds=("trainer_state", "tick")).sort_values("time", kind="stable")
+    found: list[tuple[float, TrainerState]] = []
+    for time, kind, detail in zip(frame["time"], frame["kind"], frame["detail"], strict=True):
+        if kind == "trainer_state":
+            found.append((float(time), TrainerState(**detail)))
+        elif found:
+            found.append((float(time), with_counters(found[-1][1], detail["trainer"])))
     return found
 
 
