@@ -14,7 +14,7 @@ from harness.commands.checking import calibrate, gate, validate
 from harness.commands.machine import doctor, make_model
 from harness.commands.reading import curve, recovery, report
 from harness.commands.serving import live, serve
-from harness.commands.simulating import simulate
+from harness.commands.simulating import evaluate_offline, simulate
 from harness.errors import SpecdriftError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ for command in (
     gate,
     recovery,
     curve,
+    evaluate_offline,
     make_model,
     doctor,
 ):

@@ -79,6 +79,20 @@ class RunWriter:
         write_json(self.path / "run.json", header | self.info)
         self._merged = True
 
+    def keep_whole_seeds(self) -> list[int]:
+        """For a run that is stopped early: what every arm has finished stays, `info` says so. The seeds that stay.
+
+        Without any nothing is changed: there is no run to keep.
+        """
+        asked: list[int] = list(self.info["seeds"])
+        whole = [s for s in asked if all(_is_whole(self.parts, arm, s) for arm in self.info["arms"])]
+        if whole:
+            for seed in set(asked) - set(whole):
+                for path in self.parts.glob(f"*@{seed}.*"):
+                    path.unlink()
+            self.info |= {"seeds": whole, "stopped": {"asked_seeds": asked}}
+        return whole
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -246,13 +260,16 @@ def _part(parts: Path, arm: str, seed: int, table: str) -> Path:
     return parts / f"{quote(arm, safe='')}@{seed}.{table}.parquet"
 
 
+def _is_whole(parts: Path, arm: str, seed: int) -> bool:
+    return all(_part(parts, arm, seed, table).exists() for table in SCHEMAS if table not in OPTIONAL)
+
+
 def _check_parts(parts: Path, cells: Sequence[tuple[str, int]]) -> None:
     expected = set()
     for arm, seed in cells:
-        paths = {_part(parts, arm, seed, table) for table in SCHEMAS}
-        if not all(_part(parts, arm, seed, t).exists() for t in SCHEMAS if t not in OPTIONAL):
+        if not _is_whole(parts, arm, seed):
             raise InputError(f"the run is not complete: arm {arm!r} with seed {seed} was never written")
-        expected |= paths
+        expected |= {_part(parts, arm, seed, table) for table in SCHEMAS}
     for stray in sorted(set(parts.iterdir()) - expected):
         raise InputError(f"the run has a part {stray.name!r} that belongs to none of its arms and seeds")
 

@@ -45,13 +45,12 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
     """Mode, workload, sources of latency and acceptance, seeds, requests, time and commit."""
     configuration = info.get("configuration") or {}
     made = info.get("provenance") or {}
-    seeds = ", ".join(str(s) for s in summary["seeds"])
     facts = [
         source_fact("Latency", info.get("latency")),
         source_fact("Acceptance", info.get("acceptance")),
         Fact("Mode", MODES.get(info["mode"], info["mode"])),
         arrivals_fact(info["mode"], configuration.get("trace")),
-        Fact("Seeds", f"{len(summary['seeds'])} ({seeds}), paired: every arm sees the same requests"),
+        seeds_fact(info, summary["seeds"]),
     ]
     if configuration.get("requests"):
         facts.append(Fact("Requests", f"{configuration['requests']:,} per arm and seed"))
@@ -59,6 +58,14 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
     facts.append(Fact("Made", made.get("time_utc", "time not recorded")))
     facts.append(Fact("Commit", commit_text(made)))
     return facts
+
+
+def seeds_fact(info: Mapping[str, Any], seeds: Sequence[int]) -> Fact:
+    """How many there are, and how many there should have been where the run was stopped early."""
+    asked = (info.get("stopped") or {}).get("asked_seeds")
+    early = f"; stopped early: {len(asked)} were asked for" if asked else ""
+    names = ", ".join(str(s) for s in seeds)
+    return Fact("Seeds", f"{len(seeds)} ({names}), paired: every arm sees the same requests{early}")
 
 
 def arrivals_fact(mode: str, trace: str | None) -> Fact:

@@ -85,7 +85,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path, capsys):
 def test_the_table_names_every_arm_and_the_report(run, capsys):
     from rich.console import Console
 
-    from harness.show import summary_table
+    from harness.show.summary import summary_table
 
     summary = json.loads((run / "summary.json").read_text())
     Console(width=80).print(summary_table(summary, run))

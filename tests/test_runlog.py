@@ -160,6 +160,34 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_is_stopped_keeps_the_seeds_that_are_whole(tmp_path: Path) -> None:
+    info = INFO | {"arms": {"none": {}, "static:3": {}}, "seeds": [4, 5, 6]}
+    with RunWriter(tmp_path / "run", info) as run:
+        for arm, seed in (("none", 5), ("static:3", 5), ("none", 4), ("static:3", 4), ("static:3", 6)):
+            with CellWriter(run.parts, arm, seed) as cell:
+                cell.steps(random_steps(7))
+        assert run.keep_whole_seeds() == [4, 5]
+    found = read_run(tmp_path / "run")
+    assert found.seeds == (4, 5)
+    assert found.info["stopped"] == {"asked_seeds": [4, 5, 6]}
+    assert len(found.steps("static:3", 5)) == 7
+
+
+def test_a_run_without_a_whole_seed_is_not_kept(tmp_path: Path) -> None:
+    info = INFO | {"arms": {"none": {}, "static:3": {}}, "seeds": [0, 1]}
+
+    def work() -> None:
+        with RunWriter(tmp_path / "run", info) as run:
+            for cell in (("none", 0), ("static:3", 1)):
+                with CellWriter(run.parts, *cell):
+                    pass
+            assert run.keep_whole_seeds() == []
+
+    with pytest.raises(InputError, match="was never written"):
+        work()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cell_that_failed_is_not_merged(tmp_path: Path) -> None:
     def die(parts: Path) -> None:
         with CellWriter(parts, "none", 0) as cell:

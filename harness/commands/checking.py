@@ -26,7 +26,7 @@ def validate(
 ) -> None:
     """Simulate a measured run, a live one or the published tables, and print the errors."""
     from harness.errors import InputError, UnknownName
-    from harness.show import validation_table
+    from harness.show.checking import validation_table
 
     if acceptance not in (None, "replay", "model"):
         raise UnknownName("acceptance of --live", acceptance, ("replay", "model"))
@@ -45,7 +45,8 @@ def validate(
 
 def _validate_live(run: Path, latency: str | None, learnt: bool, as_json: bool) -> None:
     from harness.errors import require_learning
-    from harness.show import cell_progress, curves_table, side_by_side_table
+    from harness.show.progress import cell_progress
+    from harness.show.replayed import curves_table, side_by_side_table
     from harness.validate_learning import validate_learning
     from harness.validate_live import validate_live
     from reports import write_report
@@ -81,7 +82,7 @@ def calibrate(
 ) -> None:
     """Fit latency models to measured kernels or steps and print how wrong they are on held-out shapes."""
     from harness.calibrate import calibrate as run
-    from harness.show import calibration_table
+    from harness.show.checking import calibration_table
 
     result = run(profile, tuple(tables or ()), kernels, cross, model, draft, budget, out, engine)
     answer(as_json, result, lambda: calibration_table(result))
@@ -97,7 +98,7 @@ def gate(
     """Hold a run's speedups against a committed baseline: exit 0 pass, 1 regression."""
     from harness.gate import gate as judge
     from harness.gate import write_baseline
-    from harness.show import gate_table
+    from harness.show.checking import gate_table
 
     if update:
         written = write_baseline(run, baseline)

@@ -18,7 +18,8 @@ def make_model(
 ) -> None:
     """Make a small target, its tokenizer, an EAGLE-3 head and a fine-tuned successor on this machine."""
     from harness.errors import require_learning
-    from harness.show import made_table, stage_progress
+    from harness.show.machine import made_table
+    from harness.show.progress import stage_progress
 
     require_learning()
     from harness.speculator.tiny.make import made_model
@@ -32,7 +33,7 @@ def make_model(
 def doctor(as_json: Json = False) -> None:
     """Say what is installed and what would run here."""
     from harness.doctor import examine
-    from harness.show import doctor_table
+    from harness.show.machine import doctor_table
 
     findings = examine()
     answer(as_json, findings, lambda: doctor_table(findings))

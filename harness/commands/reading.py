@@ -40,7 +40,7 @@ def recovery(
     """How fast each arm's drafter recovered from the shifts of a run, and how deep it dipped."""
     from harness.compare.recovery import recovery as measure
     from harness.runlog import read_run
-    from harness.show import recovery_table
+    from harness.show.recovered import recovery_table
 
     found = measure(read_run(run), over, level)
     answer(as_json, found, lambda: recovery_table(found))
@@ -57,7 +57,7 @@ def curve(
     """Speedup and acceptance length of each arm as requests went by."""
     from harness.compare.by_requests import by_requests
     from harness.runlog import read_run
-    from harness.show import curve_table
+    from harness.show.recovered import curve_table
 
     found = by_requests(read_run(run), every, over)
     answer(as_json, found, lambda: curve_table(found))

@@ -53,7 +53,8 @@ def live(
 ) -> None:
     """Run arms against real vLLM servers on this machine; write a run directory with its drift report."""
     from harness.errors import require_learning
-    from harness.show import cell_progress, stage_lines, summary_table
+    from harness.show.progress import cell_progress, stage_lines
+    from harness.show.summary import summary_table
     from workloads.scenario import load_scenario
 
     require_learning()

@@ -1,4 +1,4 @@
-"""`specdrift simulate`: arms of a scenario in the simulator."""
+"""`specdrift simulate` and `evaluate-offline`: arms of a scenario, or of a recorded run, in the simulator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.base import Json, answer
+from harness.commands.base import Json, RunDir, answer
 
 
 def simulate(
@@ -39,7 +39,8 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Simulate arms of a scenario over paired seeds; write a run directory with its drift report."""
-    from harness.show import cell_progress, summary_table
+    from harness.show.progress import cell_progress
+    from harness.show.summary import summary_table
     from harness.sim.job import choose, prepare
     from harness.sim.simulate import simulate as run
     from reports import write_report
@@ -62,3 +63,28 @@ def simulate(
     with cell_progress() as on_cell:
         summary = run(job, out, finish=write_report, on_cell=on_cell)
     answer(as_json, {"run": str(out), **summary}, lambda: summary_table(summary, out))
+
+
+def evaluate_offline(
+    run: RunDir,
+    policy: Annotated[list[str], typer.Option(help="A policy that did not run there; repeat for more.")],
+    arm: Annotated[
+        str | None,
+        typer.Option(help="Arm whose drafter and trainer it meets; default: the one that verified most."),
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Latency model: name, folder or file; default: the run's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the replay; default: RUN-offline.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What other policies would have made of a live run: their K on what it recorded, no server needed."""
+    from harness.evaluate_offline import evaluate_offline as evaluate
+    from harness.show.progress import cell_progress
+    from harness.show.replayed import offline_table
+    from reports import write_report
+
+    out = out or run.with_name(f"{run.name}-offline")
+    with cell_progress() as on_cell:
+        result = evaluate(run, policy, arm, latency, out, finish=write_report, on_cell=on_cell)
+    answer(as_json, {"replay": str(out), **result}, lambda: offline_table(result, out))

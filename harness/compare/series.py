@@ -11,7 +11,7 @@ import pandas as pd
 from harness.runlog import Run
 
 BINS = 100
-QUIET = ("tick", "trainer", "trained", "drafter", "replay", "front_end", "client", "dropped")
+QUIET = ("tick", "trainer", "trainer_state", "trained", "drafter", "replay", "front_end", "client", "dropped")
 """Kinds of event that are no marks on a time axis."""
 
 

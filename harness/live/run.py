@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,25 +44,57 @@ def live(
     on_cell: Callable[[int, int], None] = lambda done, total: None,
     say: Said = lambda text: None,
 ) -> dict[str, Any]:
-    """Run all arms and seeds into the run directory `out` and return its summary. `say` tells stages."""
+    """Run all arms and seeds into the run directory `out` and return its summary. `say` tells stages.
+
+    What stops it early (an interrupt, a server that is gone) is raised in the end, but where all arms have finished a
+    seed, `out` holds a run of such seeds then.
+    """
     job = replace(job, model=at_hand(job.model, say))
     logs = out.with_name(f"{out.name}.logs")
     workload = _workload(job, first_total(job))
     work = Path(tempfile.mkdtemp(prefix="specdrift-weights-"))
     stations: dict[bool, Station] = {}
     try:
-        with RunWriter(out, _header(job)) as writer:
+        with RunWriter(out, _header(job)) as writer, _terminable():
             _start(job, stations, work, logs, say)
-            asyncio.run(_run(job, workload, stations, writer, on_cell, say))
+            stopped = _until_stopped(_run(job, workload, stations, writer, on_cell, say), writer)
             writer.merge()
             summary = summarise(writer.path)
             finish(writer.path)
+        if stopped is not None:
+            whole = f"{len(writer.info['seeds'])} of {len(job.seeds)} seeds"
+            say(f"stopped; {whole}, those that all arms have finished, are in {out}")
+            raise stopped
         shutil.rmtree(logs, ignore_errors=True)  # they are of interest when something failed
         return summary
     finally:
         for station in stations.values():
             station.close()
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as an interrupt does, so that no server is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _until_stopped(cells: Coroutine[Any, Any, None], writer: RunWriter) -> BaseException | None:
+    """Run the cells. What stops them is returned where a seed is whole, so that it can be kept; else raised."""
+    try:
+        asyncio.run(cells)
+    except BaseException as error:
+        if not writer.keep_whole_seeds():
+            raise
+        return error
+    return None
 
 
 def _workload(job: LiveJob, total: int) -> Workload:
@@ -128,7 +163,7 @@ async def _run(
             texts.add(arm, seed, answers, changes)
             done += 1
             on_cell(done, total)
-    writer.info["texts"] = {} if job.temperature else texts.compared(job.policies)
+        writer.info["texts"] = {} if job.temperature else texts.compared(job.policies)
 
 
 async def _measure(

@@ -47,6 +47,8 @@ class Cell:
     acceptance: str = "parametric"
     """`parametric`; `model[:NAME]`: a made model and a real learner; `replay:RUN`: as an arm of a run recorded
     it, and `policy` is that arm's name."""
+    lender: str | None = None
+    """Under replay, for a policy that is no arm of the run: the arm whose drafter and trainer it meets."""
 
     @property
     def model(self) -> str | None:

@@ -40,6 +40,8 @@ class Job:
     reading: Mapping[str, Any] = field(default_factory=dict)
     """What reading the trace had to leave out or change (`workloads.traces.TraceReport`)."""
     acceptance: str = ACCEPTANCES[0]
+    lenders: Mapping[str, str] = field(default_factory=dict)
+    """Under replay: of each policy that is no arm of the run, the arm whose drafter and trainer it meets."""
     keep_steps: bool = True
     workers: int = 1
 
@@ -63,6 +65,7 @@ class Job:
                     prefix_hashes=self.prefix_hashes,
                     policy_latency=self.policy_latency,
                     acceptance=self.acceptance,
+                    lender=self.lenders.get(policy),
                 )
 
 
@@ -95,12 +98,14 @@ def prepare(
     acceptance: str = ACCEPTANCES[0],
     trace: Path | None = None,
     requests: int | None = None,
+    lenders: Mapping[str, str] | None = None,
     keep_steps: bool = True,
     workers: int | None = None,
 ) -> Job:
     """Fill in defaults and refuse, in one sentence, what could not run; nothing is written yet.
 
-    Under acceptance `replay:RUN`, `scenario` is that run's (see `choose`) and `policies` are names of its arms.
+    Under acceptance `replay:RUN`, `scenario` is that run's (see `choose`) and `policies` are names of its arms, or have
+    one of them in `lenders`.
     """
     if requests is not None and requests < 1:
         raise InputError(f"requests is {requests}; simulate at least 1")
@@ -112,7 +117,7 @@ def prepare(
     if run is not None:
         if trace is not None:
             raise InputError(f"acceptance {acceptance!r} brings the requests of its run; leave out the trace")
-        record.check_arms(run, arms, seeds)
+        record.check_arms(run, [(lenders or {}).get(arm, arm) for arm in arms], seeds)
         known = max(len(record.requests_of(run, seed)) for seed in seeds)
         requests = min(requests or known, known)
     reading: dict[str, Any] = {}
@@ -131,6 +136,7 @@ def prepare(
         requests=requests,
         reading=reading,
         acceptance=acceptance,
+        lenders=dict(lenders or {}),
         prefix_hashes=hashes,
         keep_steps=keep_steps,
         workers=workers or min(os.cpu_count() or 1, len(arms) * len(seeds)),

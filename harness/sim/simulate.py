@@ -92,7 +92,7 @@ def _info(job: Job) -> dict[str, Any]:
 def _arm(job: Job, name: str, charged: float) -> dict[str, Any]:
     """An arm's settings: as recorded under a replay, which learns nothing itself."""
     if (run := job.recorded) is not None:
-        return record.arm_settings(run, name)
+        return record.lent_settings(run, name, job.lenders.get(name))
     return {"policy": name, "trainer_accelerators": charged if make(name).trains else 0.0}
 
 

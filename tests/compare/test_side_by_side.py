@@ -9,7 +9,7 @@ import pytest
 
 from harness.compare import side_by_side, summarise
 from harness.errors import InputError
-from harness.show import side_by_side_table
+from harness.show.replayed import side_by_side_table
 from tests.factories import write_run
 
 ARMS = {"none": 1.0, "static:3": 1.2, "bandit": 1.5}

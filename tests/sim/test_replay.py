@@ -231,7 +231,7 @@ def test_another_k_meets_about_what_a_server_with_that_k_meets(recorded, tmp_pat
         assert means[0]["acceptance_length"] == pytest.approx(means[1]["acceptance_length"], rel=0.04)
         told = counts(run, "static:3", 0)
         assert min(told["exact"], told["absent"]) > 100
-        assert (told["censored"] > 100) == (k > 3)
+        assert (told["censored"] > 50) == (k > 3), "less than all: another arm went deeper at some places"
 
 
 # --- what is taken from the record ---

@@ -13,7 +13,7 @@ from harness.errors import InputError
 from harness.latency import load as load_latency
 from harness.latency.model import LatencyModel
 from harness.latency.recorded_trainer import working
-from harness.policy import Policy, PolicyContext
+from harness.policy import Policy, PolicyContext, make
 from harness.rng import stream
 from harness.runlog import Run
 from harness.sim.cell import Cell, engine_config, mean_context, priced_latency
@@ -21,12 +21,12 @@ from harness.sim.engine import EngineConfig, Labels
 from harness.sim.replay.hazards import pooled_hazards
 from harness.sim.replay.outcomes import Outcomes
 from harness.sim.replay.record import (
-    arm_settings,
     events_of,
+    lent_settings,
     open_record,
-    policy_of,
     requests_of,
     run_path,
+    static_steps,
     trainer_states,
     verify_steps,
 )
@@ -42,29 +42,35 @@ CONTEXT_KEYS = {f.name for f in fields(PolicyContext)} - {"predict", "slo", "see
 
 
 def build_replay_world(cell: Cell, sink: Sink) -> ReplayWorld:
-    """All parts of the cell, wired; `cell.policy` names an arm of the recorded run."""
+    """All parts of the cell, wired; `cell.policy` names an arm of the recorded run, or meets what `cell.lender` met."""
     path = run_path(cell.acceptance)
     assert path is not None
-    run, arm, seed = open_record(path), cell.policy, cell.seed
-    policy = policy_of(run, arm)
+    run, seed = open_record(path), cell.seed
+    settings = lent_settings(run, cell.policy, cell.lender)
+    policy = make(str(settings["policy"]))
     latency = priced_latency(cell, policy)
     requests = requests_of(run, seed)[: cell.total]
     config = _engine_config(cell, run, latency, policy.uses_drafter)
-    outcomes = Outcomes(requests, verify_steps(run, arm, seed), max(config.max_k, 1), seed)
+    arm = cell.lender or cell.policy
+    taught = cell.lender is None or policy.trains
+    static = static_steps(run, seed)
+    outcomes = Outcomes(
+        requests, verify_steps(run, arm, seed) if taught else static, max(config.max_k, 1), seed, static
+    )
     labels = _labels(cell, requests)
     return ReplayWorld(
         engine=ReplayEngine(config, labels, latency, seed, outcomes),
         policy=policy,
-        context=_context(cell, run, policy, latency, config, labels, requests),
+        context=_context(cell, run, settings, policy, latency, config, labels, requests),
         requests=iter(requests),
         happenings=(),
         source=ReplaySource(),
         swap=SwapConfig(),
         sink=sink,
-        events=events_of(run, arm, seed),
+        events=events_of(run, arm, seed, taught),
         outcomes=outcomes,
-        slowdowns=_slowdowns(run, arm, seed, latency),
-        trainer_states=trainer_states(run, arm, seed),
+        slowdowns=_slowdowns(run, arm, seed, latency) if taught else (),
+        trainer_states=trainer_states(run, arm, seed) if taught else (),
     )
 
 
@@ -100,6 +106,7 @@ def _labels(cell: Cell, requests: Sequence[Request]) -> Labels:
 def _context(
     cell: Cell,
     run: Run,
+    settings: Mapping[str, Any],
     policy: Policy,
     latency: LatencyModel,
     config: EngineConfig,
@@ -107,7 +114,7 @@ def _context(
     requests: Sequence[Request],
 ) -> PolicyContext:
     """As told to the arm when it was recorded (its settings' `context`), else from the record."""
-    told: Mapping[str, Any] = arm_settings(run, cell.policy).get("context") or {}
+    told: Mapping[str, Any] = settings.get("context") or {}
     given = {name: told[name] for name in sorted(CONTEXT_KEYS & set(told)) if told[name] is not None}
     if "offline_hazards" not in given and config.max_k:
         given["offline_hazards"] = _first_hazards(run, cell, requests, config.max_k)
@@ -128,7 +135,7 @@ def _context(
 def _first_hazards(run: Run, cell: Cell, requests: Sequence[Request], depth: int) -> list[float]:
     """Of the first KNOWN requests: this arm's steps, or all arms' where it verified nothing in them."""
     first = [r.request_id for r in requests[:KNOWN]]
-    for arm in (cell.policy, None):
+    for arm in (cell.lender or cell.policy, None):
         steps = verify_steps(run, arm, cell.seed)
         steps = steps[steps["request_id"].isin(first)]
         if len(steps):

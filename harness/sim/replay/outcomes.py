@@ -20,20 +20,32 @@ class Outcomes:
     order of asking, and the outcome for K' < K is that for K cut at K'.
     """
 
-    def __init__(self, requests: Sequence[Request], steps: pd.DataFrame, depth: int, seed: int) -> None:
-        """`steps`: rows of contract.VerifyRecord; `depth`: largest K that will be asked for, >= 1."""
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        steps: pd.DataFrame,
+        depth: int,
+        seed: int,
+        static: pd.DataFrame | None = None,
+    ) -> None:
+        """`steps`: rows of contract.VerifyRecord; `depth`: largest K that will be asked for, >= 1; `static`: what any
+        arm recorded of the static drafter (version 0), which is the same one in all of them."""
         self._seed = seed
         self._depth = depth
         self._requests = {r.request_id: (rank, r.domain) for rank, r in enumerate(requests)}
-        steps = steps[steps["request_id"].isin(list(self._requests))].sort_values("k", kind="stable")
-        columns = {name: steps[name].to_numpy() for name in ("request_id", "at", "k", "accepted")}
-        columns["drafter_version"] = steps["drafter_version"].to_numpy()
-        keys = zip(columns["request_id"].tolist(), columns["at"].tolist(), strict=True)
-        values = zip(columns["k"].tolist(), columns["accepted"].tolist(), strict=True)
-        # Of two steps at one place (the first was lost with a preemption) the deeper one tells more.
-        self._known = dict(zip(keys, values, strict=True))
-        ranks = np.array([self._requests[i][0] for i in columns["request_id"].tolist()], np.int64)
-        domains = np.array([self._requests[i][1] for i in columns["request_id"].tolist()], np.str_)
+        own = steps.sort_values("k", kind="stable")
+        shared = own[own["drafter_version"] == 0]
+        if static is not None:
+            shared = pd.concat([shared, static]).sort_values("k", kind="stable")
+        # Of two steps at one place (of two arms, or the first was lost with a preemption) the deeper one tells more.
+        self._known = _by_place(own)
+        self._static = _by_place(shared)
+        told = pd.concat([own, shared]).drop_duplicates(["request_id", "at", "drafter_version"], keep="last")
+        told = told[told["request_id"].isin(list(self._requests))]
+        columns = {name: told[name].to_numpy() for name in ("k", "accepted", "drafter_version")}
+        whose = [self._requests[i] for i in told["request_id"].tolist()]
+        ranks = np.array([rank for rank, _ in whose], np.int64)
+        domains = np.array([domain for _, domain in whose], np.str_)
         self._hazards = Hazards(columns, ranks, domains, depth)
         self.exact = 0
         """Steps that the record answered."""
@@ -48,6 +60,8 @@ class Outcomes:
         InputError when something must be drawn and the record has no verify step to learn from.
         """
         known = self._known.get((request_id, at))
+        if version == 0 and (known is None or (known[1] == known[0] < k)):
+            known = self._static.get((request_id, at), known)
         if known is not None and (known[0] >= k or known[1] < known[0]):
             self.exact += 1
             return min(known[1], k)
@@ -62,3 +76,9 @@ class Outcomes:
         luck = stream(self._seed, "replay", request_id, at).random(self._depth)
         failed = np.flatnonzero(luck[first:k] >= hazards[first:k])
         return first + int(failed[0]) if len(failed) else k
+
+
+def _by_place(steps: pd.DataFrame) -> dict[tuple[int, int], tuple[int, int]]:
+    """(request, output tokens before) -> (K, accepted), of the last step at each place."""
+    columns = (steps[name].tolist() for name in ("request_id", "at", "k", "accepted"))
+    return {(request, at): (k, accepted) for request, at, k, accepted in zip(*columns, strict=True)}

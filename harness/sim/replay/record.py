@@ -74,9 +74,35 @@ def arm_settings(run: Run, arm: str) -> dict[str, Any]:
     return {"policy": arm, **run.info["arms"][arm]}
 
 
+def lent_settings(run: Run, policy: str, lender: str | None) -> dict[str, Any]:
+    """The settings of an arm that is replayed as it was, or of a policy that meets what arm `lender` recorded."""
+    if lender is None:
+        return arm_settings(run, policy)
+    lent, made = arm_settings(run, lender), make(policy)
+    trains = made.trains and made.uses_drafter
+    return lent | {
+        "policy": policy,
+        "record": lender,
+        "drafter_loaded": made.uses_drafter,
+        "trainer_accelerators": lent.get("trainer_accelerators", 0.0) if trains else 0.0,
+        "context": (lent.get("context") or {}) | ({} if trains else {"trainer": False}),
+    }
+
+
 def policy_of(run: Run, arm: str) -> Policy:
     """A fresh policy of the arm. UnknownName for one that is not registered here."""
     return make(str(arm_settings(run, arm)["policy"]))
+
+
+def lender_for(run: Run, policy: Policy) -> str:
+    """The arm whose drafter a policy meets that did not run there: of those that train, if it does, the one that
+    verified most. InputError for a run in which nothing was drafted."""
+    arms = [arm for arm in default_arms(run) if policy_of(run, arm).uses_drafter]
+    if policy.trains and (taught := [arm for arm in arms if policy_of(run, arm).trains]):
+        arms = taught
+    if not arms:
+        raise InputError(f"no arm of {run.path} drafted, so what drafts would have met is not known")
+    return max(arms, key=lambda arm: sum(len(verify_steps(run, arm, seed)) for seed in run.seeds))
 
 
 def requests_of(run: Run, seed: int) -> list[Request]:
@@ -116,6 +142,13 @@ def verify_steps(run: Run, arm: str | None, seed: int) -> pd.DataFrame:
     return found
 
 
+def static_steps(run: Run, seed: int) -> pd.DataFrame:
+    """Verify steps of the static drafter in any arm. Greedy texts are the same in all of them, so what it drafts at a
+    place, and what holds of it, is; where answers were sampled there are none."""
+    steps = verify_steps(run, None, seed)
+    return steps[steps["drafter_version"] == 0] if not _sampled(run) else steps.head(0)
+
+
 def trainer_states(run: Run, arm: str, seed: int) -> list[tuple[float, TrainerState]]:
     """What the trainer said of itself and its candidates, and from when on; empty for logs that do not tell."""
     frame = run.events(arm, seed, kinds=("trainer_state", "tick")).sort_values("time", kind="stable")
@@ -128,9 +161,14 @@ def trainer_states(run: Run, arm: str, seed: int) -> list[tuple[float, TrainerSt
     return found
 
 
-def events_of(run: Run, arm: str, seed: int) -> list[Event]:
-    """Everything that the arm logged but its ticks, in order of time."""
+OF_A_TRAINER = ("trainer", "trainer_state", "trained", "publish", "quarantine", "swap")
+"""Recorded events that a policy without a trainer would not have met."""
+
+
+def events_of(run: Run, arm: str, seed: int, trainer: bool = True) -> list[Event]:
+    """Everything that the arm logged but its ticks, in order of time; without `trainer` what no trainer caused."""
     frame = run.events(arm, seed)
-    frame = frame[frame["kind"] != "tick"].sort_values("time", kind="stable")
+    left_out = ("tick",) if trainer else ("tick", *OF_A_TRAINER)
+    frame = frame[~frame["kind"].isin(left_out)].sort_values("time", kind="stable")
     rows = zip(frame["time"], frame["kind"], frame["detail"], strict=True)
     return [Event(float(time), str(kind), detail) for time, kind, detail in rows]

@@ -1,0 +1,1 @@
+"""Tables for the terminal. Everything shown is read from what the called part returned."""
