@@ -42,17 +42,15 @@ def offline_table(result: Mapping[str, Any], out: Path) -> Group:
     """Replayed speedups; what was measured of the arms that ran: how far the replay is off; what the record knew."""
     found = result["offline"]
     over, arms = found["reference"], found["arms"]
-    table = new_table(("arm", f"over {over}", "measured", "error", "length", "mean K", "known"))
+    table = new_table(("arm", f"over {over}", "measured", "error", "mean K", "known"))
     for arm, entry in arms.items():
-        mean = result["arms"][arm]["mean"]
         measured, replayed = entry["measured"], entry["replayed"]
         table.add_row(
             arm,
             speedup(result, arm, over),
             number(measured, 3),
             f"{replayed / measured - 1:+.1%}" if measured and replayed else "-",
-            number(mean["acceptance_length"], 2),
-            number(mean_k(mean), 2),
+            number(mean_k(result["arms"][arm]["mean"]), 2),
             "-" if entry["known"] is None else f"{entry['known']:.0%}",
         )
     lent = [f"{arm} meets the drafter of {e['lender']}" for arm, e in arms.items() if e["lender"]]
