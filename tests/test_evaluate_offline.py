@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_another_arm_may_lend(recorded, tmp_path):
     assert result["offline"]["arms"]["bandit"]["lender"] == "static:3"
     assert result["arms"]["bandit"]["mean"]["swaps"] == 0
     assert result["arms"]["cadence:30@3"]["mean"]["swaps"] > 0
+
+
+def test_where_answers_were_sampled_an_arm_lends_only_its_own_steps(recorded, found, tmp_path):
+    """What the static drafter of another arm met belongs to another text."""
+    run = shutil.copytree(recorded, tmp_path / "run")
+    info = json.loads((run / "run.json").read_text())
+    info["configuration"]["temperature"] = 0.7
+    (run / "run.json").write_text(json.dumps(info))
+    sampled = evaluate_offline(
+        run, ["static:2"], "cadence:30@3", "h100-llama3-8b", tmp_path / "out", workers=1
+    )
+    known = [r["offline"]["arms"]["static:2"]["known"] for r in (sampled, found[0])]
+    assert 0.0 < known[0] < known[1]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def live(
     seconds: Annotated[
         float | None,
         typer.Option(
-            help="Time of each arm and seed: as many requests as arrive in it, 80 at least; default: 30."
+            help="Time of each arm and seed: as many requests as arrive in it, 50 at least; default: 30."
         ),
     ] = None,
     load: Annotated[

@@ -28,7 +28,7 @@ for small batches; where servers queue, no mean foretells how long (docs/live.md
 
 SECONDS = 30.0
 """Length of a cell where neither a time nor a number of requests is given: the same on any machine."""
-LEAST_REQUESTS = 80
+LEAST_REQUESTS = 50
 """Of a cell whose length is given in seconds."""
 MOST_REQUESTS = 100_000
 """Likewise."""

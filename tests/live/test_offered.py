@@ -37,9 +37,9 @@ def test_a_length_that_is_none(servable, given, why):
     ("given", "per_second", "first", "total"),
     [
         ({"requests": 40}, 9.0, 40, 40),
-        ({"seconds": 40.0}, 9.0, 80, 360),
-        ({"seconds": 40.0}, 0.5, 80, 80),
-        ({}, 9.0, 80, 270),
+        ({"seconds": 40.0}, 9.0, 50, 360),
+        ({"seconds": 40.0}, 0.5, 50, 50),
+        ({}, 9.0, 50, 270),
     ],
 )
 def test_a_cell_has_the_requests_given_or_those_of_its_time(servable, given, per_second, first, total):

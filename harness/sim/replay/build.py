@@ -53,10 +53,10 @@ def build_replay_world(cell: Cell, sink: Sink) -> ReplayWorld:
     config = _engine_config(cell, run, latency, policy.uses_drafter)
     arm = cell.lender or cell.policy
     taught = cell.lender is None or policy.trains
-    static = static_steps(run, seed)
-    outcomes = Outcomes(
-        requests, verify_steps(run, arm, seed) if taught else static, max(config.max_k, 1), seed, static
-    )
+    steps = verify_steps(run, arm, seed)
+    if not taught:
+        steps = steps[steps["drafter_version"] == 0]
+    outcomes = Outcomes(requests, steps, max(config.max_k, 1), seed, static_steps(run, seed))
     labels = _labels(cell, requests)
     return ReplayWorld(
         engine=ReplayEngine(config, labels, latency, seed, outcomes),
