@@ -79,13 +79,12 @@ def lent_settings(run: Run, policy: str, lender: str | None) -> dict[str, Any]:
     if lender is None:
         return arm_settings(run, policy)
     lent, made = arm_settings(run, lender), make(policy)
-    trains = made.trains and made.uses_drafter
     return lent | {
         "policy": policy,
         "record": lender,
         "drafter_loaded": made.uses_drafter,
-        "trainer_accelerators": lent.get("trainer_accelerators", 0.0) if trains else 0.0,
-        "context": (lent.get("context") or {}) | ({} if trains else {"trainer": False}),
+        "trainer_accelerators": lent.get("trainer_accelerators", 0.0) if made.trains else 0.0,
+        "context": (lent.get("context") or {}) | ({} if made.trains else {"trainer": False}),
     }
 
 
