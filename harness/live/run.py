@@ -75,11 +75,12 @@ def live(
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as an interrupt does, so that no server is left behind."""
+    """SIGTERM ends the block as an interrupt does, so that no server is left behind; also in the background, where
+    shells have interrupts ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

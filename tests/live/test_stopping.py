@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,14 @@ from harness.runlog import CellWriter, RunWriter, read_run
 INFO = {"mode": "live", "scenario": "t", "seeds": [0, 1], "arms": {"none": {}, "bandit": {}}}
 
 
+@pytest.fixture(autouse=True)
+def foreground() -> Iterator[None]:
+    """Interrupts count, also where these tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def gone() -> None:
     raise MissingPart("the server is gone")
 
@@ -31,6 +39,12 @@ def terminated() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def terminated_in_the_background() -> None:
+    """Shells start what runs there with interrupts ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def run_until(out: Path, cells: int, stop: Callable[[], None]) -> BaseException | None:
     """A run of four cells that `stop` ends after so many of them."""
 
@@ -40,13 +54,18 @@ def run_until(out: Path, cells: int, stop: Callable[[], None]) -> BaseException 
                 await asyncio.sleep(0)
         with CellWriter(parts, "unfinished", 1):
             stop()
-            await asyncio.sleep(60)
+            await asyncio.sleep(5)
 
     with RunWriter(out, INFO) as writer, _terminable():
         return _until_stopped(work(writer.parts), writer)
 
 
-STOPS = [(gone, MissingPart), (interrupted, KeyboardInterrupt), (terminated, KeyboardInterrupt)]
+STOPS = [
+    (gone, MissingPart),
+    (interrupted, KeyboardInterrupt),
+    (terminated, KeyboardInterrupt),
+    (terminated_in_the_background, KeyboardInterrupt),
+]
 
 
 @pytest.mark.parametrize(("stop", "error"), STOPS)
