@@ -54,7 +54,7 @@ def header_facts(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Fa
     ]
     if configuration.get("requests"):
         facts.append(Fact("Requests", f"{configuration['requests']:,} per arm and seed"))
-    facts += live_facts(info) + machine_facts(summary)
+    facts += lent_facts(info) + live_facts(info) + machine_facts(summary)
     facts.append(Fact("Made", made.get("time_utc", "time not recorded")))
     facts.append(Fact("Commit", commit_text(made)))
     return facts
@@ -66,6 +66,17 @@ def seeds_fact(info: Mapping[str, Any], seeds: Sequence[int]) -> Fact:
     early = f"; stopped early: {len(asked)} were asked for" if asked else ""
     names = ", ".join(str(s) for s in seeds)
     return Fact("Seeds", f"{len(seeds)} ({names}), paired: every arm sees the same requests{early}")
+
+
+def lent_facts(info: Mapping[str, Any]) -> list[Fact]:
+    """Which arms never ran where the record was made, and whose drafter they meet in its replay."""
+    lent = {arm: settings["record"] for arm, settings in info["arms"].items() if "record" in settings}
+    if not lent:
+        return []
+    told = ", ".join(f"{arm} meets what {lender} recorded" for arm, lender in lent.items())
+    return [
+        Fact("Did not run there", f"{told} (drafter, and trainer where it has one): only its K is its own")
+    ]
 
 
 def arrivals_fact(mode: str, trace: str | None) -> Fact:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from reports.arms import shorten, style_arms
-from reports.facts import commit_text, headlines, reproduction, seeds_fact, source_fact
+from reports.facts import commit_text, headlines, lent_facts, reproduction, seeds_fact, source_fact
 from reports.marks import GLYPHS, read_mark, split_marks
 from reports.numbers import common_digits, interval, number, ratio_text
 from reports.palette import ARMS, DOMAINS, INKS, NO_SPECULATION, tokens
@@ -215,6 +215,12 @@ def test_a_run_that_was_stopped_early_says_so():
     assert seeds_fact({}, [3, 4]).text == "2 (3, 4), paired: every arm sees the same requests"
     stopped = seeds_fact({"stopped": {"asked_seeds": [3, 4, 5]}}, [3, 4])
     assert stopped.text.endswith("requests; stopped early: 3 were asked for")
+
+
+def test_an_arm_that_never_ran_says_whose_drafter_it_meets():
+    assert lent_facts({"arms": {"bandit": {"policy": "bandit"}}}) == []
+    (fact,) = lent_facts({"arms": {"bandit": {}, "goodput": {"record": "bandit"}}})
+    assert fact.text.startswith("goodput meets what bandit recorded")
 
 
 def test_a_live_run_says_its_model_and_whether_texts_are_equal():
