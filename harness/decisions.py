@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -52,12 +53,10 @@ class TrainerNews:
         return asdict(state)
 
 
-def with_counters(state: TrainerState, counters: list[Any]) -> TrainerState:
-    """`state` after more work: `counters` are the first of a tick's `trainer` (older logs lack the last)."""
-    steps, samples, dropped, _, *busy = counters
-    return replace(
-        state, steps=steps, samples=samples, dropped=dropped, busy_seconds=busy[0] if busy else 0.0
-    )
+def with_counters(state: TrainerState, counters: Sequence[Any]) -> TrainerState:
+    """`state` after more work; `counters` are a tick's `trainer`."""
+    steps, samples, dropped, _, busy = counters
+    return replace(state, steps=steps, samples=samples, dropped=dropped, busy_seconds=busy)
 
 
 def _trainer(t: TrainerState) -> list[Any]:

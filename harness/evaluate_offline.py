@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.compare.metrics import HEADLINE
 from harness.compare.pairs import find_pair
+from harness.compare.side_by_side import replay_counts
 from harness.errors import InputError, UnknownName
 from harness.latency.store import believed
 from harness.policy import make
@@ -31,7 +32,8 @@ def evaluate_offline(
 
     A policy decides K; drafter, trainer and publications are those of the arm that lends them (`arm`, else of the arms
     that train, for a policy that does, the one with the most verify steps). A policy that never trains meets the static
-    drafter of all arms. Steps cost what they cost in the run, or by the model `latency`.
+    drafter, as all arms recorded it (as its lender did, where answers were sampled). Steps cost what they cost in the
+    run, or by the model `latency`.
 
     Returns the replay's summary with `offline`: `run`, `latency`, `reference` (the first static arm), `arms` (per arm
     `lender`, `known`: share of its verify steps that the record answers, `replayed` and `measured` speedup over
@@ -100,11 +102,9 @@ def _offline(
 
 def _known(replayed: Run, arm: str) -> float | None:
     """Share of the arm's verify steps that the record answered; None where it verified nothing."""
-    told = list(replayed.events(arm, kinds=("replay",))["detail"])
-    exact, drawn = (
-        sum(int(d[name]) for d in told for name in names) for names in (("exact",), ("censored", "absent"))
-    )
-    return exact / (exact + drawn) if exact + drawn else None
+    counts = replay_counts(replayed, arm) or {}
+    total = sum(counts.values())
+    return counts["exact"] / total if total else None
 
 
 def _speedup(summary: Mapping[str, Any] | None, arm: str, over: str | None) -> float | None:

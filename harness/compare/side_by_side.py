@@ -74,7 +74,7 @@ def _arm(
         "metrics": metrics,
         "k_distance": _distance(*shares),
         "front_end": front_end,
-        "replay": _replayed(runs["simulated"], arm),
+        "replay": replay_counts(runs["simulated"], arm),
     }
 
 
@@ -120,7 +120,7 @@ def _front_end(live: Run, arm: str) -> float:
     return sum(told) / len(told) if told else 0.0
 
 
-def _replayed(sim: Run, arm: str) -> dict[str, int] | None:
+def replay_counts(sim: Run, arm: str) -> dict[str, int] | None:
     """Verify steps by how the replay knew them, over all seeds; None where nothing was replayed."""
     if arm not in sim.arms:
         return None

@@ -10,7 +10,6 @@ import asyncio
 import shutil
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -77,9 +76,6 @@ def live(
 def _terminable() -> Iterator[None]:
     """SIGTERM ends the block as an interrupt does, so that no server is left behind; also in the background, where
     shells have interrupts ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -143,7 +143,8 @@ def verify_steps(run: Run, arm: str | None, seed: int) -> pd.DataFrame:
 
 def static_steps(run: Run, seed: int) -> pd.DataFrame:
     """Verify steps of the static drafter in any arm. Greedy texts are the same in all of them, so what it drafts at a
-    place, and what holds of it, is; where answers were sampled there are none."""
+    place, and what holds of it, is (but for requests under way as the target changes). None where answers were
+    sampled."""
     steps = verify_steps(run, None, seed)
     return steps[steps["drafter_version"] == 0] if not _sampled(run) else steps.head(0)
 
