@@ -2,7 +2,7 @@
 
 One tick, top to bottom in `decide`:
 1. counts by traffic group -> discounted Beta posteriors on the hazard of every position of the serving
-   drafter version (`belief.py`); a CUSUM detects shifts and cuts the memory;
+   drafter version (`estimates.py`, `belief.py`); a CUSUM detects shifts and cuts the memory;
 2. measured steps -> corrected step seconds, prompt chunks included (`running_costs.py`);
 3. K for each range of batch sizes = argmax of expected tokens per corrected second; now and then, with a
    logged probability and a bounded expected loss, a K whose worth is unknown (`probing.py`);
@@ -24,21 +24,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.contract import STATIC, TRAINED, KSchedule, Observation, Plan, TrainPlan, constant_k
+from harness.contract import KSchedule, Observation, Plan, TrainPlan, constant_k
 from harness.errors import InputError
 from harness.policy.base import Policy, PolicyContext
-from harness.policy.belief import ShiftDetector
 from harness.policy.buckets import to_schedule
 from harness.policy.correction import KNOWN
-from harness.policy.drafters import Drafters, Market
+from harness.policy.estimates import Estimates, EstimateSettings
 from harness.policy.lengths import lengths, mixed_hazards, mixed_lengths
 from harness.policy.pacing import TrainerPacing
 from harness.policy.payback import Payback
 from harness.policy.probing import Probe, Prober
-from harness.policy.promotion import Clock
 from harness.policy.publishing import Publisher
-from harness.policy.running_costs import RunningCosts
-from harness.policy.traffic import MAX_GROUPS, Traffic
 from harness.rng import stream
 
 PROBE_TICKS = 4
@@ -46,23 +42,9 @@ PROBE_TICKS = 4
 
 
 @dataclass(frozen=True)
-class BanditSettings:
+class BanditSettings(EstimateSettings):
     """Every number that a user could want to change, with its reason (docs/policies.md has the table)."""
 
-    memory: float = 4000.0
-    """Verify steps of a group after which its evidence has weight 1/e."""
-    fastest: float = 0.75
-    """Least share of evidence kept over one tick: at least some four ticks are averaged."""
-    mix_rate: float = 0.5
-    """Weight of a tick in the traffic mix that K is chosen for."""
-    slow_mix_rate: float = 0.05
-    """Weight of a tick in the traffic mix that publications are judged on."""
-    drift: float = 0.5
-    """CUSUM allowance, in standard deviations of a tick's residual."""
-    threshold: float = 8.0
-    """CUSUM alarm level, in the same unit."""
-    after_shift: float = 24.0
-    """Drafts of old evidence kept at each position after an alarm."""
     hysteresis: float = 0.003
     """Relative gain below which K stays as it is."""
     probe_budget: float = 0.01
@@ -75,8 +57,6 @@ class BanditSettings:
     """Ticks without evidence after which a position deeper than K does."""
     enough: float = 64.0
     """Drafts offered at a position that count as evidence."""
-    review_ticks: int = 6
-    """Ticks between looks at the drafter choice and at step costs; a new candidate is looked at when it comes."""
     confidence: float = 2.0
     """Standard errors by which a rollback must win; it is looked at often, so more than one look needs."""
     publish_confidence: float = 0.25
@@ -121,25 +101,20 @@ class Bandit(Policy):
         s = self.settings
         self._context = context
         self._rng = stream(context.seed, "policy", "bandit")
-        self._costs = RunningCosts(context, s.review_ticks)
+        self._estimates = Estimates(context, s)
+        self._costs, self._traffic = self._estimates.costs, self._estimates.traffic
+        self._drafters, self._clock = self._estimates.drafters, self._estimates.clock
         self._ranges = self._costs.model.ranges
-        self._traffic = Traffic(context.max_k, s.mix_rate, s.slow_mix_rate)
-        self._detector = ShiftDetector(MAX_GROUPS, s.drift, s.threshold)
         self._prober = Prober(
             context.max_k, s.probe_budget, s.probe_most, s.stale_ticks, s.deep_stale_ticks, s.enough
         )
-        self._clock = Clock(context.swap_stall)
         payback = Payback(s.horizon, s.speed_worth, s.patience)
         self._pacing = TrainerPacing(payback, context.trainer_accelerators, s.patience, s.mix_change)
         self._publisher = Publisher(s.publish_confidence, s.swap_limit)
-        prior = np.tile(context.hazards, (MAX_GROUPS, 1))
-        self._drafters = Drafters(prior, s.memory, s.fastest, TRAINED if context.trainer else STATIC)
         self._tick = 0
         self._probe: Probe | None = None
         self._probe_for = (-1, -1)
         self._probe_until = 0
-        self._verifier: int | None = None
-        self._shifts = 0
         self._ks = np.zeros(len(self._ranges), dtype=np.intp)
         self._in_force = self._ks
         self._written: list[int] = []
@@ -154,44 +129,18 @@ class Bandit(Policy):
         if self._context.max_k == 0:
             return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
         self._tick += 1
-        shifted = self._learn_acceptance(observation)
-        if observation.trainer.shifts > self._shifts:
-            # The learner sees every request's label, also while nothing is drafted.
-            self._shifts, shifted = observation.trainer.shifts, True
-            self._traffic.forget()
-        seconds = self._costs.update(observation, self._in_force)
-        hazards = self._drafters.belief.hazards()
+        news = self._estimates.update(observation, self._in_force)
+        if news.failed:
+            self._publisher.failed(observation)
+        self._prober.note(self._traffic.offered.sum(axis=0))
+        hazards, seconds = self._estimates.hazards, self._estimates.seconds
         self._choose_k(mixed_lengths(hazards, self._traffic.mix), seconds)
-        publish = self._choose_drafter(observation, seconds)
+        publish = self._choose_drafter(observation)
         train = self._context.trainer and self._pacing.on(
-            observation, self._traffic, shifted, self._costs.correction.interference
+            observation, self._traffic, news.shifted, self._costs.correction.interference
         )
         ks, propensity = self._explore(observation, hazards, seconds)
         return self._plan(ks, train, publish, propensity)
-
-    # --- what was learned ---------------------------------------------------------------------
-
-    def _learn_acceptance(self, observation: Observation) -> bool:
-        """Update the serving version's belief; True when acceptance or the verifier has shifted."""
-        if self._clock.update(observation):
-            self._publisher.failed(observation, self._drafters)
-        changed = self._drafters.arrive(observation)
-        updated = self._verifier is not None and observation.verifier_version != self._verifier
-        self._verifier = observation.verifier_version
-        if updated:
-            self._drafters.weaken(self.settings.after_shift)
-        traffic = self._traffic
-        steps = traffic.read(observation.positions)
-        self._prober.note(traffic.offered.sum(axis=0))
-        # Counts of a tick in which the weights or the verifier changed belong to two different worlds.
-        if changed or updated or steps == 0:
-            return updated
-        belief = self._drafters.belief
-        alarm = self._detector.update(belief, traffic.offered, traffic.accepted)
-        if alarm:
-            self._drafters.weaken(self.settings.after_shift, alarm)
-        belief.observe(traffic.offered, traffic.accepted)
-        return bool(alarm)
 
     # --- what to do ---------------------------------------------------------------------------
 
@@ -223,7 +172,7 @@ class Bandit(Policy):
         ks[max(0, row - 1) : row + 2] = probe.k
         return ks, probe.probability
 
-    def _choose_drafter(self, observation: Observation, seconds: np.ndarray) -> bool:
+    def _choose_drafter(self, observation: Observation) -> bool:
         """Settle `self._drafters.name`; True to publish the candidate."""
         s, drafters = self.settings, self._drafters
         self._publisher.follow(observation)
@@ -234,7 +183,7 @@ class Bandit(Policy):
             or drafters.waiting(observation.time, s.swap_limit)
         ):
             return False
-        market = self._market(observation, seconds)
+        market = self._estimates.market(observation, self._ks)
         if self._publisher.worth_publishing(observation, market, self._clock, drafters):
             prior = self._publisher.promised(observation, market, drafters, self._traffic)
             drafters.promise(prior, observation.time)
@@ -242,17 +191,6 @@ class Bandit(Policy):
         if review and drafters.reconsider(observation, market, self._clock, s.confidence, s.switch_horizon):
             self._publisher.contradicted(observation)
         return False
-
-    def _market(self, observation: Observation, seconds: np.ndarray) -> Market:
-        traffic = self._traffic
-        return Market(
-            mix=traffic.slow_mix,
-            seconds=seconds,
-            load=self._costs.correction.load,
-            reference_k=self._context.reference_k,
-            running_k=max(1, int(self._ks[self._costs.model.range_of(observation.batch)])),
-            domains=traffic.domain_mix(),
-        )
 
     def _plan(self, ks: np.ndarray, train: bool, publish: bool, propensity: float) -> Plan:
         self._in_force = ks

@@ -36,12 +36,11 @@ class Publisher:
         """Whether there is a candidate that was not looked at yet."""
         return observation.trainer.candidate not in (None, self._looked)
 
-    def failed(self, observation: Observation, drafters: Drafters) -> None:
+    def failed(self, observation: Observation) -> None:
         """An ordered swap failed: what serves goes on, the candidate gets another chance later."""
         self._not_before = observation.time + _FIRST_RETRY * 2.0 ** min(self._failures, 6)
         self._failures += 1
         self._trial = self._sent = None
-        drafters.give_up()
 
     def follow(self, observation: Observation) -> None:
         """Take note of a published version that has held for a while."""
