@@ -20,6 +20,7 @@ from typing import Any
 from harness.errors import MissingPart
 from harness.live.link import CONFIG_KEY, RESTS_KEY, Link
 from harness.live.models import ModelSpec
+from harness.live.orphan import VARIABLE
 
 START_SECONDS = 600.0
 STOP_SECONDS = 20.0
@@ -132,7 +133,7 @@ class Server:
                 command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=os.environ | config.environment(),
+                env=os.environ | config.environment() | {VARIABLE: str(os.getpid())},
                 start_new_session=True,
             )
         return cls(config, link, log, process, port)

@@ -12,6 +12,7 @@ from vllm.platforms import current_platform
 
 from harness.live.expand import mend_expand
 from harness.live.link import Link
+from harness.live.orphan import end_with_parent
 from harness.live.plain import keep_plain
 from harness.live.resting import RestingDrafter, rests
 from harness.live.swapping import SwapServer
@@ -34,6 +35,7 @@ class LiveWorker(Base):
         link = Link.of_config(self.vllm_config.additional_config)
         if link is None:
             return
+        end_with_parent()
         runner = self.model_runner
         drafter = getattr(getattr(runner, "drafter", None), "model", None)
         resting: RestingDrafter | None = None

@@ -1,0 +1,33 @@
+"""A server that was started by us ends with us, however we end: nobody is left to stop it, and it holds a GPU."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+
+VARIABLE = "SPECDRIFT_STARTED_BY"
+"""Process that started the server; servers that a user starts by hand have none and stay."""
+
+GRACE_SECONDS = 10.0
+
+
+def end_with_parent() -> None:
+    """Watch the process named in the environment, if any; end this process group once it is gone."""
+    pid = os.environ.get(VARIABLE)
+    if pid is None or not hasattr(os, "pidfd_open"):  # Linux only, as vLLM is
+        return
+    threading.Thread(target=_watch, args=(int(pid),), name="specdrift-orphan", daemon=True).start()
+
+
+def _watch(pid: int) -> None:
+    try:
+        gone = os.pidfd_open(pid)
+        select.select([gone], [], [])
+    except ProcessLookupError:
+        pass  # it is gone already
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
