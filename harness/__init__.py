@@ -9,6 +9,9 @@ Start with three files:
 Then `speculator/learner.py`: the drafter's own learner, which the simulator runs under `--acceptance model` and live
 mode on a real server's traces; `live/controller.py`: the loop of `sim/world.py` around a vLLM server.
 
+Around it: `sweep/` runs a grid of simulations, `sim/environment.py` is one as a Gymnasium environment in which
+`specdrift train-policy` learns.
+
 To extend: a policy (`policy/base.py`), a latency model (`latency/model.py`), a workload
 (`workloads/scenario.py`). Data flows one way: workloads -> sim or live -> run log -> compare ->
 report and gate.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from harness.commands.checking import calibrate, gate, validate
+from harness.commands.learning import sweep, train_policy
 from harness.commands.machine import doctor, make_model
 from harness.commands.reading import curve, recovery, report
 from harness.commands.serving import live, serve
@@ -29,6 +30,8 @@ for command in (
     simulate,
     live,
     serve,
+    sweep,
+    train_policy,
     validate,
     calibrate,
     report,

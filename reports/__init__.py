@@ -8,6 +8,15 @@ it: docs/report.md. matplotlib and jinja2 load when a report is drawn, not on im
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from reports.write import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_sweep_report"]
+
+
+def write_sweep_report(folder: Path) -> Path:
+    """Draw the page of a sweep: `reports/sweep.py`."""
+    from reports.sweep import write_sweep_report as write
+
+    return write(folder)

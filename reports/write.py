@@ -20,9 +20,13 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
     opened = read_run(Path(run))
     out = Path(out) if out is not None else opened.path / "report.html"
+    return write_page(out, render(opened))
+
+
+def write_page(out: Path, html: str) -> Path:
+    """Write a page whole or not at all; return its path. InputError where it cannot be written."""
     if out.is_dir():
         raise InputError(f"{out} is a directory; give the name of an HTML file")
-    html = render(opened)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.write_text(html, encoding="utf-8")

@@ -136,7 +136,7 @@ def scenario_from(table: dict[str, Any], source: str) -> Scenario:
     try:
         return Scenario.model_validate(table)
     except ValidationError as error:
-        raise InputError(f"scenario {source}: {_first_problem(error)}") from error
+        raise InputError(f"scenario {source}: {first_problem(error)}") from error
 
 
 def _read(path: Path) -> str:
@@ -147,7 +147,8 @@ def _read(path: Path) -> str:
         raise InputError(f"cannot read scenario file {path}: {reason}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong with a file, in a sentence that names its key as the file has it."""
     problem = error.errors()[0]
     place, context = _place(problem["loc"]), problem.get("ctx", {})
     if isinstance(cause := context.get("error"), Exception):

@@ -112,6 +112,7 @@ class Bandit(Policy):
         self._pacing = TrainerPacing(payback, context.trainer_accelerators, s.patience, s.mix_change)
         self._publisher = Publisher(s.publish_confidence, s.swap_limit)
         self._tick = 0
+        self._training = context.trainer
         self._probe: Probe | None = None
         self._probe_for = (-1, -1)
         self._probe_until = 0
@@ -136,11 +137,11 @@ class Bandit(Policy):
         hazards, seconds = self._estimates.hazards, self._estimates.seconds
         self._choose_k(mixed_lengths(hazards, self._traffic.mix), seconds)
         publish = self._choose_drafter(observation)
-        train = self._context.trainer and self._pacing.on(
+        self._training = self._context.trainer and self._pacing.on(
             observation, self._traffic, news.shifted, self._costs.correction.interference
         )
         ks, propensity = self._explore(observation, hazards, seconds)
-        return self._plan(ks, train, publish, propensity)
+        return self._plan(ks, self._training, publish, propensity)
 
     # --- what to do ---------------------------------------------------------------------------
 

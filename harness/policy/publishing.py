@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.contract import Observation
+from harness.contract import UNKNOWN, Observation
 from harness.policy.drafters import Drafters, Market
 from harness.policy.lengths import lengths, mixed_hazards, step_variance, with_length
 from harness.policy.promotion import Clock, heldout_difference, pays
@@ -81,13 +81,13 @@ class Publisher:
         self, observation: Observation, market: Market, drafters: Drafters, traffic: Traffic
     ) -> np.ndarray:
         """Hazards [groups, max_k] expected of the candidate: what serves, moved by the held-out difference
-        of each group's domain; the mean difference for a domain without one."""
+        of each group's domain; the mean difference for a domain without one, and before any group was met."""
         hazards = drafters.belief.hazards().copy()
         trainer = observation.trainer
         k = market.reference_k
         found = self._difference(observation, market, mixed_hazards(hazards, market.mix))
         overall = 0.0 if found is None else found[0]
-        for row, domain in traffic.groups:
+        for row, domain in traffic.groups or ((0, UNKNOWN),):
             step = overall
             if domain in trainer.heldout_candidate and domain in trainer.heldout_serving:
                 step = trainer.heldout_candidate[domain] - trainer.heldout_serving[domain]

@@ -9,6 +9,7 @@ from harness.policy.cadence import Cadence
 from harness.policy.goodput import Goodput
 from harness.policy.none import NoSpeculation
 from harness.policy.oracle import Oracle, OracleContent, OracleLoad
+from harness.policy.ppo import Ppo
 from harness.policy.schedule import Schedule
 from harness.policy.static import StaticK
 
@@ -19,6 +20,7 @@ _POLICIES: dict[str, type[Policy]] = {
     "cadence": Cadence,
     "goodput": Goodput,
     "bandit": Bandit,
+    "ppo": Ppo,
     "oracle": Oracle,
     "oracle-load": OracleLoad,
     "oracle-content": OracleContent,

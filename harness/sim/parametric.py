@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.errors import InputError
 from harness.latency.model import LatencyModel
-from harness.policy import PolicyContext, make
+from harness.policy import Policy, PolicyContext, make
 from harness.sim.acceptance import population_acceptance
 from harness.sim.cell import (
     Cell,
@@ -30,10 +30,10 @@ FIRST = 256
 """Requests of the known traffic that an operator tuned on."""
 
 
-def build_parametric_world(cell: Cell, sink: Sink) -> World:
-    """All parts of the cell, wired."""
+def build_parametric_world(cell: Cell, sink: Sink, policy: Policy | None = None) -> World:
+    """All parts of the cell, wired; `policy` stands in for the one that the cell names."""
     scenario = cell.scenario
-    policy = make(cell.policy)
+    policy = policy or make(cell.policy)
     if "+" in cell.policy:
         raise InputError(
             f"policy {cell.policy!r} names a learner, but the parametric learning curve does not tell learners "
