@@ -32,6 +32,13 @@ def learning(session: nox.Session) -> None:
         session.run("specdrift", "recovery", run)
 
 
+@nox.session
+def sweep(session: nox.Session) -> None:
+    """The same arms at every point of a grid: nox -s sweep -- FILE.toml."""
+    session.install(".")
+    session.run("specdrift", "sweep", *session.posargs)
+
+
 @nox.session(name="train-policy")
 def train_policy(session: nox.Session) -> None:
     """Learn a policy by PPO in the simulator: nox -s train-policy -- --scenario domain-shift; ten minutes or so."""

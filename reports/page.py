@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.errors import InputError
@@ -18,9 +17,10 @@ from reports.forest import forest_figure
 from reports.kshares import kshares_figure, used_k, varying_arms
 from reports.lanes import shown_domains
 from reports.marks import GLYPHS, read_mark
-from reports.palette import domain_token, k_token, tokens
+from reports.palette import domain_token, k_token
 from reports.ratios import matrix_table, other_table, speedup_table
 from reports.svg import NARROW, WIDE
+from reports.templating import fill
 from reports.timeline import shown_panels, timeline_figure
 
 SUMMARY_VERSION = 1
@@ -39,17 +39,10 @@ def render(run: Run) -> str:
             f"{run.path} has summary version {summary.get('summary_version')!r}; "
             f"this specdrift draws {SUMMARY_VERSION}"
         )
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     arms = style_arms(run.info, summary)
-    return environment.get_template("report.html").render(
+    return fill(
+        "report.html",
         summary=summary,
-        tokens=tokens(),
         **_head(run, summary),
         **_speedup(arms, summary),
         **_over_time(arms, summary["series"]),

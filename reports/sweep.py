@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,14 +15,17 @@ from harness.errors import InputError
 from harness.runlog import read_json
 from reports.arms import Arm, shorten
 from reports.numbers import ABSENT, RATIO_DIGITS, number
-from reports.palette import ARMS, light, tokens
+from reports.palette import ARMS, light
 from reports.svg import NARROW, STEPS, WIDE, WIDTHS, drawing, inline_svg, quiet_grid
+from reports.templating import fill
 from reports.write import write_page
 
 SWEEP_VERSION = 1
 MOST_PANELS = 12
 PANEL = 1.9
 """Inches of height."""
+DODGE = 0.11
+"""Between arms at the same name."""
 
 Sweep = Mapping[str, Any]
 
@@ -35,18 +37,11 @@ def write_sweep_report(folder: Path) -> Path:
         raise InputError(
             f"{folder} has sweep version {sweep.get('sweep_version')!r}; this specdrift draws {SWEEP_VERSION}"
         )
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = _panels(sweep)
-    html = environment.get_template("sweep.html").render(
+    html = fill(
+        "sweep.html",
         sweep=sweep,
-        tokens=tokens(),
-        title=", ".join(map(str, sweep["grid"].get("scenario", [sweep["options"]["scenario"]]))),
+        title=_title(sweep),
         arms=_arms(sweep),
         figures=[_figure(sweep, shown, form) for form in (WIDE, NARROW)],
         caption=_caption(sweep, len(_all_panels(sweep)) - len(shown)),
@@ -72,9 +67,18 @@ def _caption(sweep: Sweep, left_out: int) -> str:
 def _axis(sweep: Sweep) -> str:
     """The key along x: the first one of numbers, of two at least; else the first one."""
     for key, values in sweep["grid"].items():
-        if len(values) > 1 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        if len(values) > 1 and _numeric(values):
             return str(key)
     return str(next(iter(sweep["grid"])))
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def _title(sweep: Sweep) -> str:
+    scenarios = sweep["grid"].get("scenario", [sweep["options"]["scenario"]])
+    return ", ".join(map(str, scenarios)) if len(scenarios) <= 3 else f"{len(scenarios)} scenarios"
 
 
 def _arms(sweep: Sweep) -> list[Arm]:
@@ -117,22 +121,30 @@ def _figure(sweep: Sweep, panels: Sequence[tuple[str, list[Mapping[str, Any]]]],
 
 
 def _panel(axes: Axes, sweep: Sweep, title: str, points: Sequence[Mapping[str, Any]]) -> None:
-    axis = _axis(sweep)
+    axis, arms = _axis(sweep), _arms(sweep)
     values = sweep["grid"][axis]
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     axes.set_title(shorten(title, 44))
     axes.axhline(1.0, color=light("ink"), linewidth=0.8)
-    for arm in _arms(sweep):
+    for i, arm in enumerate(arms):
         rows = [(p["settings"][axis], row) for p in points for row in p["arms"] if row["arm"] == arm.name]
-        rows = [(value if numbers else values.index(value), row) for value, row in rows if row["speedup"]]
-        style: Any = (0, arm.dashes) if arm.dashes else "-"
-        x, y = [place for place, _ in rows], [row["speedup"] for _, row in rows]
-        axes.plot(x, y, linestyle=style, marker="o", markersize=2.5, color=arm.colour, linewidth=1.2)
-        for place, row in rows:
-            if row["low"] is not None:
-                axes.plot([place] * 2, [row["low"], row["high"]], color=arm.colour, linewidth=1.0, alpha=0.6)
-    if not numbers:
-        axes.set_xticks(range(len(values)), [shorten(str(v), 18) for v in values])
+        rows = [(value, row) for value, row in rows if row["speedup"]]
+        if _numeric(values):
+            x = [value for value, _ in rows]
+        else:  # names have no order: side by side, and no line between them
+            x = [values.index(value) + DODGE * (i - (len(arms) - 1) / 2) for value, _ in rows]
+        _arm(axes, arm, x, [row for _, row in rows], lines=_numeric(values))
+    if not _numeric(values):
+        turned = {"rotation": 25, "ha": "right"} if len(values) > 4 else {}
+        axes.set_xticks(range(len(values)), [shorten(str(v), 18) for v in values], **turned)
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     quiet_grid(axes)
+
+
+def _arm(axes: Axes, arm: Arm, x: Sequence[float], rows: Sequence[Mapping[str, Any]], lines: bool) -> None:
+    style: Any = "none" if not lines else (0, arm.dashes) if arm.dashes else "-"
+    y = [row["speedup"] for row in rows]
+    axes.plot(x, y, linestyle=style, marker="o", markersize=2.5, color=arm.colour, linewidth=1.2)
+    for place, row in zip(x, rows, strict=True):
+        if row["low"] is not None:
+            axes.plot([place] * 2, [row["low"], row["high"]], color=arm.colour, linewidth=1.0, alpha=0.6)

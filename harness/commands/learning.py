@@ -24,7 +24,7 @@ def train_policy(
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of an episode, at most.")] = 4000,
     ticks: Annotated[int, typer.Option(min=1, help="Control ticks to learn from.")] = 400_000,
-    seed: Annotated[int, typer.Option(min=0, help="Everything learned follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="What is learned follows from it and --workers.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Simulators; default: all cores.")] = None,
     out: Annotated[Path, typer.Option(help="The policy file.")] = Path("policy.safetensors"),
     as_json: Json = False,

@@ -41,11 +41,6 @@ class Lesson:
     seed: int = 0
     processes: int = 2
 
-    def __post_init__(self) -> None:
-        least = 2 * self.processes
-        if self.ticks < least:
-            raise InputError(f"ticks is {self.ticks}; learning needs at least {least}")
-
     def cells(self) -> tuple[Cell, ...]:
         """One cell for each scenario on each latency model."""
         return tuple(

@@ -107,6 +107,10 @@ def _point(sweep: Sweep, name: str, settings: dict[str, Value]) -> Point:
     varied = {key: value for key, value in settings.items() if key not in options}
     try:
         chosen = Options.model_validate(sweep.model_dump(exclude={"grid"}) | options)
+        if chosen.acceptance.startswith("replay"):
+            raise InputError(
+                f"acceptance {chosen.acceptance!r} brings a scenario of its own, which cannot be varied"
+            )
         scenario = _with(load_scenario(chosen.scenario), varied)
         job = prepare(
             scenario,

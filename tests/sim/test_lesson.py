@@ -75,7 +75,6 @@ def test_before_it_learns_it_is_the_models_answer() -> None:
     [
         ({"scenarios": ("stedy",)}, "did you mean 'steady'"),
         ({"latencies": ("h101",)}, "h101"),
-        ({"ticks": 1}, "ticks is 1"),
     ],
 )
 def test_what_could_not_run_is_told_before_anything_starts(tmp_path: Path, changed, told) -> None:

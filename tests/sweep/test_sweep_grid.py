@@ -46,6 +46,7 @@ def test_a_point_differs_from_the_scenario_in_its_settings_only(tmp_path: Path) 
         ('policies = ["none"]', "unknown key of the grid 'policies'"),
         ('trace = ["/nowhere.csv"]', "cannot read trace"),
         ('latency = ["h101"]', "point latency = h101"),
+        ('acceptance = ["replay:runs/x"]', "brings a scenario of its own"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(tmp_path: Path, grid: str, told: str) -> None:
