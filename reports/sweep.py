@@ -134,7 +134,7 @@ def _panel(axes: Axes, sweep: Sweep, title: str, points: Sequence[Mapping[str, A
             x = [values.index(value) + DODGE * (i - (len(arms) - 1) / 2) for value, _ in rows]
         _arm(axes, arm, x, [row for _, row in rows], lines=_numeric(values))
     if not _numeric(values):
-        turned = {"rotation": 25, "ha": "right"} if len(values) > 4 else {}
+        turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if len(values) > 4 else {}
         axes.set_xticks(range(len(values)), [shorten(str(v), 18) for v in values], **turned)
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
