@@ -35,7 +35,7 @@ class LiveWorker(Base):
         link = Link.of_config(self.vllm_config.additional_config)
         if link is None:
             return
-        end_with_parent()
+        end_with_parent(link.folder)
         runner = self.model_runner
         drafter = getattr(getattr(runner, "drafter", None), "model", None)
         resting: RestingDrafter | None = None
