@@ -33,7 +33,7 @@ time.sleep(60)
 def killed_parent(whose: str, link: Path) -> int:
     """Start a parent with a child, kill it with -9 and return the child's pid."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, whose],
+        [sys.executable, "-c", PARENT, whose, str(link)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
