@@ -73,13 +73,17 @@ def load(path: Path) -> Network:
         ) from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{str(path)!r} is no policy file: {error}") from None
-    if metadata.get("format") != FORMAT or json.loads(metadata["features"]) != list(FEATURES):
+    if metadata.get("format") != FORMAT or metadata.get("features") != json.dumps(FEATURES):
         raise InputError(
             f"{str(path)!r} holds no policy for this version (format {FORMAT}, {len(FEATURES)} features); learn it anew"
         )
-    layers = tuple((tensors[f"{i}.weight"], tensors[f"{i}.bias"]) for i in range(len(tensors) // 2))
+    try:
+        layers = tuple((tensors[f"{i}.weight"], tensors[f"{i}.bias"]) for i in range(len(tensors) // 2))
+        learned = json.loads(metadata["learned"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{str(path)!r} is no policy file: {error} is missing or damaged") from None
     _check(path, layers)
-    return Network(layers, json.loads(metadata["learned"]))
+    return Network(layers, learned)
 
 
 def _check(path: Path, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ def broken(path: Path, which: str) -> None:
             path,
             {"format": "specdrift-policy-1", "features": "[]", "learned": "{}"},
         )
+    elif which == "a tensor short":
+        told = {"format": "specdrift-policy-1", "features": json.dumps(FEATURES), "learned": "{}"}
+        save_file({"0.weight": given[0][0], "1.bias": given[1][1]}, path, told)
     elif which == "something else":
         save_file({"a": given[0][0]}, path)
     elif which == "not finite":
@@ -87,7 +91,16 @@ def broken(path: Path, which: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "which", ["missing", "no safetensors", "other features", "something else", "not finite", "shapes"]
+    "which",
+    [
+        "missing",
+        "no safetensors",
+        "other features",
+        "a tensor short",
+        "something else",
+        "not finite",
+        "shapes",
+    ],
 )
 def test_what_is_no_policy_is_refused_in_one_sentence(tmp_path: Path, which: str) -> None:
     path = tmp_path / "p.safetensors"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from policy_world import HAZARDS, context, predict
 
-from harness.contract import Observation, PositionCounts, StepLatency
+from harness.contract import TRAINED, Observation, PositionCounts, StepLatency, Swap, TrainerState
 from harness.latency.shape import decode_shape
 from harness.policy import check_policy
 from harness.policy.bandit import Bandit, BanditSettings
@@ -103,3 +103,23 @@ def test_every_vector_is_within_bounds_and_the_contract_is_kept() -> None:
     found = np.array([list(seen.values()) for seen in policy.seen])
     assert (np.abs(found) <= 5.0).all()
     check_policy(By, given)
+
+
+def test_what_held_out_figures_promise_is_believed_before_anything_was_drafted() -> None:
+    """An untrained drafter at K = 0 meets no traffic group; without the promise its successor would never be tried."""
+    policy = By(lambda seen: 0)
+    policy.reset(context(trainer=True, offline_hazards=(0.01,)))
+    better = TrainerState(
+        alive=True,
+        candidate=1,
+        candidate_samples=400,
+        heldout_serving={"chat": 1.0},
+        heldout_candidate={"chat": 2.5},
+        heldout_samples={"chat": 4000},
+    )
+    plans = [policy.decide(replace(tick(0), time=float(t), trainer=better)) for t in range(30, 60)]
+    assert any(plan.publish for plan in plans)
+    arrived = Swap(time=60.0, version=1, stall=0.1)
+    after = replace(tick(0), time=61.0, drafter=TRAINED, drafter_version=1, last_swap=arrived)
+    policy.decide(after)
+    assert policy.seen[-2]["worth of K=3"] < 0.0 < 0.3 < policy.seen[-1]["worth of K=3"]
