@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from harness.contract import StepLatency
 from harness.policy.costs import StepCosts
@@ -35,6 +36,9 @@ NOW_DRIFT, BETA_DRIFT, THETA_DRIFT, RANGE_DRIFT, CELL_DRIFT = 0.03, 0.004, 0.004
 FIXED_SPREAD = 0.12
 """Per unit of `price_spread`: of what a round of drafting costs whatever K >= 1 is (launches, a second model's fixed
 work), unknown until K = 0 has been seen beside K >= 1, for beta alone cannot tell it from the price per draft."""
+
+LEAST_PRICE = 2.0
+"""Standard deviations (`price_spread`) below the model's price of a draft that a draft costs at least."""
 
 STEP_NOISE, BLOCK_NOISE = 0.10, 0.01
 """Of one measured step, and of a block of steps however long (its contexts differ from the mean)."""
@@ -58,6 +62,7 @@ class LatencyCorrection:
     def __init__(self, costs: StepCosts, max_k: int, price_spread: float = 1.0) -> None:
         self._costs = costs
         self._max_k = max_k
+        self._price_spread = min(price_spread, 1.0 / LEAST_PRICE)
         self._fixed_var = (FIXED_SPREAD * price_spread) ** 2
         self._most = (NOW_SPREAD**2, price_spread**2, THETA_SPREAD**2)
         shape = (len(costs.ranges), max_k + 1)
@@ -123,8 +128,16 @@ class LatencyCorrection:
         self._refresh(table)
 
     def correct(self, table: np.ndarray) -> np.ndarray:
-        """The corrected `table` [ranges, max_k + 1] (a new array), positive."""
-        return table * self.ratio
+        """The corrected `table` [ranges, max_k + 1] (a new array), positive, with no draft cheaper than it can be."""
+        seconds = table * self.ratio
+        price = np.diff(table)
+        least = np.zeros_like(table)
+        least[:, 1:] = np.cumsum(price - LEAST_PRICE * self._price_spread * np.abs(price), axis=1)
+        least *= math.exp(self.now)
+        above = seconds - least
+        for at in np.flatnonzero((np.diff(above) < 0.0).any(axis=1)):
+            seconds[at] = isotonic_regression(above[at], weights=1.0 + self.steps[at]).x + least[at]
+        return seconds
 
     def correct_mixed(self, extra: np.ndarray) -> np.ndarray:
         """What a prompt adds to a step [ranges, max_k + 1], corrected: no cell was measured for it, so only by

@@ -116,12 +116,32 @@ def test_steps_between_two_k_do_not_make_drafts_look_cheap() -> None:
             for k, d in steps:
                 drafted = d if told and d != k else None
                 correction.update([(StepLatency(16, k, 16, 16 * seconds(k, d), 1, drafted), False)], table)
-        found = correction.correct(table)[row]
+        found = correction.ratio[row] * table[row]
         return float(found[3] / found[0])
 
     right = float(table[row, 3] / table[row, 0])
     assert price(told=True) == pytest.approx(right, rel=0.02)
     assert price(told=False) < 0.9 * right
+
+
+def test_no_draft_is_cheaper_than_the_operator_holds_possible() -> None:
+    """A machine that is fast while K = 2 runs and slow while K = 0 does. The price of drafts is known within 15%."""
+    costs = StepCosts(context())
+    table, row = costs.seconds(800.0), costs.range_of(16)
+    fast = [((16, 0), 1.3), ((16, 2), 0.8)]
+    for spread, least in ((0.15, 0.7), (0.6, 0.0), (1.0, 0.0)):
+        correction = LatencyCorrection(costs, 7, price_spread=spread)
+        for _ in range(40):
+            for (batch, k), factor in fast:
+                seconds = 32 * factor * predict(decode_shape(batch, k, 800.0))
+                correction.update([(StepLatency(batch, k, 32, seconds, 1), False)], table)
+        believed, said = correction.ratio[row] * table[row], correction.correct(table)[row]
+        assert believed[2] < believed[0]
+        price = np.diff(said) / (np.diff(table[row]) * np.exp(correction.now))
+        assert price[:2] == pytest.approx([least, least], abs=1e-9)
+        measured = 1.0 + correction.steps[row]
+        means = [float(np.average(seconds, weights=measured)) for seconds in (said, believed)]
+        assert means[0] == pytest.approx(means[1])
 
 
 def test_interference_of_the_trainer_is_measured() -> None:
