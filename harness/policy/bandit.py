@@ -109,10 +109,12 @@ class Bandit(Policy):
             context.max_k, s.probe_budget, s.probe_most, s.stale_ticks, s.deep_stale_ticks, s.enough
         )
         payback = Payback(s.horizon, s.speed_worth, s.patience)
-        self._pacing = TrainerPacing(payback, context.trainer_accelerators, s.patience, s.mix_change)
+        self._pacing = TrainerPacing(
+            payback, context.trainer_accelerators, context.max_batch, s.patience, s.mix_change
+        )
         self._publisher = Publisher(s.publish_confidence, s.swap_limit)
         self._tick = 0
-        self._training = context.trainer
+        self._training = context.trainer and s.speed_worth > 0.0
         self._probe: Probe | None = None
         self._probe_for = (-1, -1)
         self._probe_until = 0
@@ -124,7 +126,7 @@ class Bandit(Policy):
         if context.max_k == 0:
             return Plan(k_by_batch=constant_k(0), drafter=self._drafters.name)
         self._choose_k(lengths(context.hazards), self._costs.table)
-        return self._plan(self._ks, train=context.trainer, publish=False, propensity=1.0)
+        return self._plan(self._ks, self._training, publish=False, propensity=1.0)
 
     def decide(self, observation: Observation) -> Plan:
         if self._context.max_k == 0:

@@ -51,7 +51,7 @@ class Oracle(Policy):
         self._offline = lengths(context.hazards)
         self._context = context
         self._clock = Clock(context.swap_stall)
-        self._peaks = Peaks()
+        self._peaks = Peaks(context.max_batch)
         self._drafter = TRAINED if context.trainer else STATIC
         self._published: int | None = None
         self._other_gain = 0.0

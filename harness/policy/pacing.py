@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from harness.contract import Observation
-from harness.policy.payback import Payback
+from harness.policy.payback import Payback, Price
 from harness.policy.traffic import Traffic
 
 QUEUE = 0.1
@@ -19,8 +19,14 @@ QUEUE_RATE = 0.1
 LEAST_COST = 0.05
 """Added step time (log factor, upper estimate) below which a trainer is not in the way."""
 
-LEAST_PRICE = 0.02
-"""Server seconds that a trainer second costs at least: a trainer for nothing would never stop."""
+SOON, A_WHILE = 5.0, 30.0
+"""Seconds over which the requests in the server are averaged to see whether they grow in number."""
+
+CLIMB = 1.5
+"""Factor by which they must have grown, beyond their square root (what chance moves them by)."""
+
+CROWD = 0.2
+"""Share of the seats (`PolicyContext.max_batch`) below which no number of requests is on its way to a queue."""
 
 SAME_SHIFT = 5.0
 """Seconds within which signs of a shift (mix, acceptance) are of the same one."""
@@ -38,18 +44,40 @@ def queued(observation: Observation) -> bool:
     return observation.waiting > max(1.0, QUEUE * observation.running)
 
 
-class Peaks:
-    """Whether a trainer should stand aside: requests queue, and it is slowing the server.
+class Growth:
+    """Whether a crowd gathers: more requests are in the server than a while ago, by more than chance.
 
-    While it is not known whether it does, it stands aside and works in turns: the difference tells. An
-    overload that never ends, or one in which nothing can be told, thus stops no trainer for good.
+    What a server loses while its load climbs to a peak is a backlog that every request of the peak waits for."""
+
+    def __init__(self, seats: int) -> None:
+        self._least = CROWD * seats
+        self._time: float | None = None
+        self._now = self._before = 0.0
+
+    def update(self, observation: Observation) -> bool:
+        requests, time = observation.running + observation.waiting, observation.time
+        if self._time is None:
+            self._now = self._before = requests
+        else:
+            self._now += -math.expm1((self._time - time) / SOON) * (requests - self._now)
+            self._before += -math.expm1((self._time - time) / A_WHILE) * (requests - self._before)
+        self._time = time
+        return self._now > max(self._least, CLIMB * (self._before + math.sqrt(self._before)))
+
+
+class Peaks:
+    """Whether a trainer should stand aside: requests queue or are about to, and it is slowing the server.
+
+    While it is not known whether it does, it stands aside and works in turns where they queue: the difference tells.
+    An overload that never ends, or one in which nothing can be told, thus stops no trainer for good.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seats: int) -> None:
         self._queue = 0.0
         self.high = False
         """Whether requests have queued for most of the last ticks."""
         self._since = 0.0
+        self._growth = Growth(seats)
 
     def in_the_way(self, observation: Observation, interference: tuple[float, float]) -> bool:
         """`interference`: what the trainer at work adds to the server's step time (log factor), and how
@@ -59,11 +87,12 @@ class Peaks:
         if high and not self.high:
             self._since = observation.time
         self.high = high
+        growing = self._growth.update(observation)
         cost, uncertainty = interference
+        if cost - uncertainty > LEAST_COST:
+            return high or growing
         if not high or cost + uncertainty <= LEAST_COST:
             return False
-        if cost - uncertainty > LEAST_COST:
-            return True
         return (observation.time - self._since) // TRIAL % 2 == 0
 
 
@@ -74,13 +103,15 @@ class TrainerPacing:
     pause, and for another look after a time that grows from pause to pause up to `patience` seconds.
     """
 
-    def __init__(self, payback: Payback, price: float, patience: float, mix_change: float) -> None:
+    def __init__(
+        self, payback: Payback, accelerators: float, seats: int, patience: float, mix_change: float
+    ) -> None:
         self._payback = payback
-        self._price, self._patience, self._mix_change = price, patience, mix_change
+        self._accelerators, self._patience, self._mix_change = accelerators, patience, mix_change
         self._paused: tuple[float, np.ndarray] | None = None
         self._pause = FIRST_PAUSE
         self._last_shift = -math.inf
-        self._peaks = Peaks()
+        self._peaks = Peaks(seats)
         self._worked = 0.0
         self._time = 0.0
 
@@ -102,7 +133,7 @@ class TrainerPacing:
         elif self._pause_over(observation.time):
             self._payback.restart(observation.time, busy)
             self._paused, self._pause = None, 2.0 * self._pause
-        price = max(LEAST_PRICE, self._price + math.expm1(max(0.0, interference[0])))
+        price = Price(self._accelerators, math.expm1(max(0.0, interference[0])))
         if self._paused is not None:
             if not self._payback.resumes(observation.time, price):
                 return False

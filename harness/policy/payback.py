@@ -4,16 +4,17 @@
 candidates. At a given K that is the relative gain in tokens per second.
 *How long*: until the next shift, when it has to be learnt anew. With n shifts in t seconds and a first guess of
 one in `horizon` seconds, that is (horizon + t) / (1 + n) seconds (a Poisson rate under a Gamma prior).
-*Price*: server seconds that a trainer second costs.
+*Price*: what a trainer second costs: accelerators that could serve, and speed where it slows the server down.
 
-Training on pays while worth * gain * how long >= price. Both sides are shares of a serving accelerator: at
-`worth` 1 a server that is 1% faster is worth as much as 1% of a server.
+Training on pays while worth * gain * how long >= accelerators + worth * slowdown. Both sides are shares of a serving
+accelerator: at `worth` 1 a server that is 1% faster is worth as much as 1% of a server.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from harness.contract import STATIC, Observation
 from harness.policy.promotion import heldout_difference
@@ -35,8 +36,25 @@ COVERED = 0.5
 """Least share of the traffic mix with held-out texts for figures to speak for it."""
 
 
+LEAST_PRICE = 0.02
+"""Accelerators that a trainer costs at least: a trainer for nothing would never stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Of a trainer at work, by second: accelerators taken from serving, and the share by which it slows the server."""
+
+    accelerators: float = 0.0
+    slowdown: float = 0.0
+
+    def at(self, worth: float) -> float:
+        """In accelerators, where speed is worth `worth`."""
+        return max(LEAST_PRICE, self.accelerators + worth * self.slowdown)
+
+
 class Payback:
-    """Follows candidates; says whether to go on. `patience` seconds without a figure to judge by are a no."""
+    """Follows candidates; says whether to go on. `patience` seconds without a figure to judge by are a no, and so
+    is a `worth` of 0."""
 
     def __init__(self, horizon: float, worth: float, patience: float) -> None:
         self._horizon, self._worth, self._patience = horizon, worth, patience
@@ -68,21 +86,23 @@ class Payback:
         """Relative gain per busy second; infinite while unknown."""
         return self._gained / self._spent if self._looks >= LOOKS and self._spent > 0 else math.inf
 
-    def resumes(self, time: float, price: float) -> bool:
+    def resumes(self, time: float, price: Price) -> bool:
         """Whether what it gained at last would pay after all, now that what is learnt has lasted longer."""
-        if not RESUME * price <= self._worth * self.rate * self.lasts(time) < math.inf:
+        if not RESUME * price.at(self._worth) <= self._worth * self.rate * self.lasts(time) < math.inf:
             return False
         self._looked, self._below = time, 0
         return True
 
     def pays(
-        self, observation: Observation, busy: float, mix: Mapping[str, float], price: float, queues: bool
+        self, observation: Observation, busy: float, mix: Mapping[str, float], price: Price, queues: bool
     ) -> bool:
         """Whether to train on. `busy`: seconds of training so far; `mix` weighs domains, empty when unlabelled;
         `queues`: requests wait, so that speed is goodput and worth 1 at least."""
+        if self._worth == 0.0:
+            return False
         worth = max(self._worth, 1.0) if queues else self._worth
         if self._look(observation, busy, mix):
-            poor = worth * self.rate * self.lasts(observation.time) < price
+            poor = worth * self.rate * self.lasts(observation.time) < price.at(worth)
             self._below = self._below + 1 if poor else 0
             self._looked = observation.time
         return self._below < BELOW and observation.time - self._looked <= self._patience

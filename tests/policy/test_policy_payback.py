@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from harness.contract import STATIC, TRAINED, Observation, TrainerState
-from harness.policy.pacing import LEAST_PRICE, SAME_SHIFT, TrainerPacing
-from harness.policy.payback import BELOW, LOOKS, Payback
+from harness.policy.pacing import SAME_SHIFT, TrainerPacing
+from harness.policy.payback import BELOW, LEAST_PRICE, LOOKS, Payback, Price
 from harness.policy.traffic import Traffic
 
 MIX = {"a": 1.0}
@@ -31,7 +31,7 @@ def seen(time: float, candidate: int | None, gain: float, busy: float = 0.0, ver
     return Observation(time, running=4, drafter=drafter, drafter_version=max(version, 0), trainer=trainer)
 
 
-def follow(payback: Payback, rates: list[float], price: float, queues: bool = False) -> list[bool]:
+def follow(payback: Payback, rates: list[float], price: Price, queues: bool = False) -> list[bool]:
     """One candidate a second, the trainer busy throughout; rates[i] is gained in second i."""
     gain, said = 0.0, []
     for i, rate in enumerate(rates):
@@ -42,12 +42,12 @@ def follow(payback: Payback, rates: list[float], price: float, queues: bool = Fa
 
 def test_the_rate_is_the_gain_per_busy_second() -> None:
     payback = Payback(horizon=60.0, worth=1.0, patience=300.0)
-    follow(payback, [0.02] * (LOOKS - 1), price=1.0)
+    follow(payback, [0.02] * (LOOKS - 1), Price(1.0))
     assert payback.rate == math.inf
-    follow(payback, [0.02] * 10, price=1.0)
+    follow(payback, [0.02] * 10, Price(1.0))
     assert Payback(60.0, 1.0, 300.0).rate == math.inf
     again = Payback(60.0, 1.0, 300.0)
-    follow(again, [0.02] * 10, price=1.0)
+    follow(again, [0.02] * 10, Price(1.0))
     assert again.rate == pytest.approx(0.02)
 
 
@@ -55,19 +55,19 @@ def test_the_rate_is_the_gain_per_busy_second() -> None:
 def test_worth_and_price_decide(worth: float, price: float, on: bool) -> None:
     """2% a second for about a minute: 1.2 to 1.4 server seconds a trainer second at worth 1."""
     payback = Payback(horizon=60.0, worth=worth, patience=300.0)
-    assert follow(payback, [0.02] * 12, price)[-1] is on
+    assert follow(payback, [0.02] * 12, Price(price))[-1] is on
 
 
 def test_requests_that_queue_make_speed_worth_its_full_price() -> None:
-    assert not follow(Payback(60.0, 0.5, 300.0), [0.02] * 12, 1.0)[-1]
-    assert follow(Payback(60.0, 0.5, 300.0), [0.02] * 12, 1.0, queues=True)[-1]
+    assert not follow(Payback(60.0, 0.5, 300.0), [0.02] * 12, Price(1.0))[-1]
+    assert follow(Payback(60.0, 0.5, 300.0), [0.02] * 12, Price(1.0), queues=True)[-1]
 
 
 def test_a_plateau_ends_training_after_two_looks_not_one() -> None:
-    said = follow(Payback(60.0, 1.0, 300.0), [0.05] * 6 + [0.0] * 20, 1.0)
+    said = follow(Payback(60.0, 1.0, 300.0), [0.05] * 6 + [0.0] * 20, Price(1.0))
     assert all(said[:6])
     assert not said[-1]
-    once = follow(Payback(60.0, 1.0, 300.0), [0.05] * 6 + [-0.2, 0.25] + [0.05] * 6, 1.0)
+    once = follow(Payback(60.0, 1.0, 300.0), [0.05] * 6 + [-0.2, 0.25] + [0.05] * 6, Price(1.0))
     assert BELOW == 2
     assert all(once)
 
@@ -85,29 +85,29 @@ def test_what_is_learnt_lasts_until_the_next_shift() -> None:
 def test_a_publication_is_no_loss_and_a_rollback_no_gain() -> None:
     payback = Payback(60.0, 1.0, 300.0)
     for i in range(4):
-        payback.pays(seen(float(i), i, 0.02 * (i + 1), version=0), float(i + 1), MIX, 1.0, False)
-    payback.pays(seen(4.0, 4, 0.02, version=1), 5.0, MIX, 1.0, False)
+        payback.pays(seen(float(i), i, 0.02 * (i + 1), version=0), float(i + 1), MIX, Price(1.0), False)
+    payback.pays(seen(4.0, 4, 0.02, version=1), 5.0, MIX, Price(1.0), False)
     assert payback.rate == pytest.approx(0.02)
-    payback.pays(seen(5.0, 5, 0.5, version=-1), 6.0, MIX, 1.0, False)
+    payback.pays(seen(5.0, 5, 0.5, version=-1), 6.0, MIX, Price(1.0), False)
     assert payback.rate < 0.02
 
 
 def test_figures_that_hardly_any_traffic_backs_say_nothing() -> None:
     payback = Payback(60.0, 1.0, 300.0)
     for i in range(20):
-        assert payback.pays(seen(float(i), i, 0.0), float(i), {"a": 0.1, "b": 0.9}, 1.0, False)
+        assert payback.pays(seen(float(i), i, 0.0), float(i), {"a": 0.1, "b": 0.9}, Price(1.0), False)
     assert payback.rate == math.inf
 
 
 def test_without_figures_patience_ends_it() -> None:
     payback = Payback(60.0, 1.0, 30.0)
-    said = [payback.pays(Observation(float(t)), float(t), {}, 1.0, False) for t in range(40)]
+    said = [payback.pays(Observation(float(t)), float(t), {}, Price(1.0), False) for t in range(40)]
     assert all(said[:31])
     assert not any(said[31:])
 
 
 def paced(price: float, patience: float = 300.0) -> TrainerPacing:
-    return TrainerPacing(Payback(60.0, 1.0, patience), price, patience, mix_change=0.25)
+    return TrainerPacing(Payback(60.0, 1.0, patience), price, 64, patience, mix_change=0.25)
 
 
 def drive(pacing: TrainerPacing, seconds: int, rate: float, shifts: tuple[int, ...] = ()) -> list[bool]:
@@ -162,6 +162,23 @@ def test_a_trainer_that_slows_the_server_has_a_price() -> None:
     ]
     assert all(on[0])
     assert not on[1][-1]
+
+
+def test_what_it_slows_the_server_by_is_weighed_as_what_it_makes_it_faster() -> None:
+    """0.4% a second for a minute against 5 or 50% slower steps: the same at any worth of speed, unlike accelerators."""
+    for worth in (0.5, 10.0):
+        said = [
+            follow(Payback(60.0, worth, 300.0), [0.004] * 12, Price(slowdown=slowdown))[-1]
+            for slowdown in (0.05, 0.5)
+        ]
+        assert said == [True, False]
+    dear = Price(accelerators=0.5)
+    assert not follow(Payback(60.0, 0.5, 300.0), [0.004] * 12, dear)[-1]
+    assert follow(Payback(60.0, 10.0, 300.0), [0.004] * 12, dear)[-1]
+
+
+def test_speed_that_is_worth_nothing_trains_nothing() -> None:
+    assert not any(follow(Payback(60.0, 0.0, 300.0), [0.02] * 12, Price(1.0)))
 
 
 def test_a_trainer_that_does_not_tell_its_work_is_charged_the_time_it_was_on() -> None:
