@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from harness.live.resting import RestingDrafter  # noqa: E402
+from harness.live.link import RESTS_KEY  # noqa: E402
+from harness.live.resting import RestingDrafter, rests  # noqa: E402
 
 BLOCK, BLOCKS_EACH = 4, 16
 
@@ -223,3 +224,28 @@ def test_a_failure_of_its_own_is_told_and_the_drafter_works_on():
     engine.step(0)
     assert "TypeError" in engine.resting.error
     assert engine.lazy.calls[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "may"),
+    [
+        ({}, True),
+        ({"additional_config": {RESTS_KEY: False}}, False),
+        ({"speculative_config": None}, False),
+        ({"speculative_config": SimpleNamespace(method="ngram")}, False),
+        ({"cache_config": SimpleNamespace(enable_prefix_caching=True)}, False),
+        ({"model_config": SimpleNamespace(uses_mrope=True, is_hybrid=False)}, False),
+        ({"model_config": SimpleNamespace(uses_mrope=False, is_hybrid=True)}, False),
+    ],
+)
+def test_a_drafter_rests_only_where_nobody_reads_its_cache_later(changed: dict, may: bool) -> None:
+    """Prefix caching hands the cache to another request, a recurrent state counts every pass."""
+    config = {
+        "additional_config": {},
+        "speculative_config": SimpleNamespace(method="eagle3"),
+        "cache_config": SimpleNamespace(enable_prefix_caching=False),
+        "model_config": SimpleNamespace(uses_mrope=False, is_hybrid=False),
+    }
+    runner = SimpleNamespace(device=torch.device("cpu"))
+    assert rests(runner, SimpleNamespace(**config | changed)) is may
+    assert not rests(SimpleNamespace(device=torch.device("cuda")), SimpleNamespace(**config))

@@ -107,6 +107,17 @@ def test_what_was_learned_is_a_policy_of_the_command_line(tmp_path: Path, capsys
     assert f"ppo:{out}" in json.loads((run / "summary.json").read_text())["arms"]
 
 
+@pytest.mark.slow
+def test_the_same_lesson_and_seed_give_the_same_file(tmp_path: Path) -> None:
+    lesson = ["--scenario", "steady", "--latency", "h100-llama3-8b", "--requests", "60", "--ticks", "256"]
+    outs = [tmp_path / name for name in ("once.safetensors", "again.safetensors", "other.safetensors")]
+    for out, seed in zip(outs, ("3", "3", "4"), strict=True):
+        assert call("train-policy", *lesson, "--workers", "1", "--seed", seed, "--out", str(out)) == 0
+    once, again, other = (out.read_bytes() for out in outs)
+    assert once == again
+    assert once != other
+
+
 def call(*args: str) -> int:
     with pytest.raises(SystemExit) as stop:
         main(list(args))
