@@ -20,7 +20,7 @@ from harness.policy.base import Policy, PolicyContext, Truth
 from harness.policy.buckets import to_schedule
 from harness.policy.costs import best_k
 from harness.policy.lengths import lengths
-from harness.policy.pacing import Peaks
+from harness.policy.peaks import Peaks
 from harness.policy.promotion import Clock, pays
 from harness.policy.running_costs import RunningCosts
 
