@@ -83,7 +83,8 @@ def live(session: nox.Session) -> None:
 def live_tests(session: nox.Session) -> None:
     """End-to-end tests on a real vLLM server; with arguments of pytest, such as -m live for the long ones too."""
     install_live(session, "dev")
-    session.run("pytest", "-m", "live and not long", "tests/live/test_end_to_end.py", *session.posargs)
+    tests = ("tests/live/test_end_to_end.py", "tests/live/test_spread.py")
+    session.run("pytest", "-m", "live and not long", *tests, *session.posargs)
 
 
 @nox.session

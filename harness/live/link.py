@@ -3,7 +3,8 @@
 control        we write: K by batch size, share of requests to trace. The worker writes: versions in service.
 steps.ring     the scheduler writes: engine steps, verify outcomes, begin and end of requests. The controller reads.
 traces.ring    the worker's tap writes; the trainer reads.
-worker.sock    the worker listens: swap these weights in.
+worker.sock    the worker listens: swap these weights in. Further workers of the same model listen to the first one,
+               at worker-1.sock and so on.
 
 The folder is private to its owner (0700); the server finds it by `--additional-config`. Nothing in it outlives the
 run, and no text is ever written to disk: the rings lie in shared memory where the system has it.
@@ -29,6 +30,9 @@ from harness.live.ring import Ring
 CONFIG_KEY = "specdrift_link"
 RESTS_KEY = "specdrift_rests"
 """Keys of vLLM's `--additional-config`: the folder; false where the drafter shall not rest (`resting.py`)."""
+
+FLIP = "specdrift_flip"
+"""What the scheduler adds to a step: the swap that all workers make before it (`Control`'s `flip`)."""
 
 MAX_BATCH = 4096
 STEPS_BYTES = 16 << 20
@@ -70,6 +74,7 @@ _CONTROL = np.dtype(
         ("drafter_version", "i8"),
         ("verifier_version", "i8"),
         ("kv_invalid", "i8"),
+        ("flip", "i8"),  # the swap that workers shall make at the next step, where there are several; 0: none
         ("k_by_batch", "i4", (MAX_BATCH + 1,)),
     ]
 )
@@ -105,7 +110,7 @@ class Control:
         return (before, table) if before % 2 == 0 and self.sequence == before else None
 
     def get(self, name: str) -> float:
-        """`sample`, `drafter_version`, `verifier_version` or `kv_invalid`."""
+        """`sample`, `drafter_version`, `verifier_version`, `kv_invalid` or `flip`."""
         return float(self._row[name])
 
     def set(self, name: str, value: float) -> None:
@@ -151,7 +156,11 @@ class Link:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "worker.sock"
+        return self.socket_of(0)
+
+    def socket_of(self, rank: int) -> Path:
+        """Where worker `rank` of a model that is spread over several listens."""
+        return self.folder / (f"worker-{rank}.sock" if rank else "worker.sock")
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

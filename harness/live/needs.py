@@ -73,11 +73,6 @@ def _gpus(spec: ModelSpec) -> list[str]:
             f"{small[0].name} has {small[0].gib:.0f} GiB; {spec.name} needs {spec.min_gpu_gib:g} per GPU: take a "
             "larger GPU (CUDA_VISIBLE_DEVICES) or a smaller model"
         )
-    if spec.tensor_parallel > 1:
-        problems.append(
-            f"{spec.name} is spread over {spec.tensor_parallel} GPUs, and live mode swaps weights in one worker "
-            "process only so far; take a model that one GPU holds"
-        )
     return problems
 
 

@@ -19,7 +19,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from harness.live.labels import read_labels
-from harness.live.link import BEGIN, END, STEP, STEP_ROW, VERIFIED, VERIFY_ROW, Link
+from harness.live.link import BEGIN, END, FLIP, STEP, STEP_ROW, VERIFIED, VERIFY_ROW, Link
 
 
 @dataclass(slots=True)
@@ -89,6 +89,8 @@ class Recording:
         self._follow_control()
         start = time.monotonic()
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        if flip := int(self._link.control.get("flip")):
+            setattr(output, FLIP, flip)
         self._planned.append(self._plan(output, start) if output.total_num_scheduled_tokens else None)
         return output
 

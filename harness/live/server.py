@@ -73,7 +73,8 @@ class ServerConfig:
             "--additional-config", json.dumps(self._additional()),
         ]  # fmt: skip
         if m.device == "cpu":
-            flags += ["--enforce-eager", "--distributed-executor-backend", "uni"]
+            executor = "uni" if m.tensor_parallel == 1 else "mp"
+            flags += ["--enforce-eager", "--distributed-executor-backend", executor]
         if m.tensor_parallel > 1:
             flags += ["--tensor-parallel-size", str(m.tensor_parallel)]
         if self.drafter:

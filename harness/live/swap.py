@@ -5,7 +5,7 @@ at load and its parameter left empty, so loading into it fails, and vLLM's layer
 serving without a word: there each layer gets a freshly packed weight, and what changes hands is a reference.
 
 Official endpoints for draft weights exist from vLLM 0.26 on, but they end in the same reload. So this is the one way
-for all of them; it needs one process to hold all weights (no tensor parallelism).
+for all of them. Where a model is spread over several workers, each swaps its own part (`shards.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
+from harness.live.shards import part_of
 
 STACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """vLLM's fused layers, and the layers of a checkpoint that they hold in this order."""
@@ -101,18 +102,18 @@ def prepare(
     Raises InputError for a weight that is missing, of another shape or not finite, or left over, as biases are.
     """
     used: set[str] = set()
-    shared: dict[int, torch.Tensor] = {}
+    shared: dict[int, list[torch.Tensor]] = {}
     changes = []
     for name, module in model.named_modules():
         if "weight" not in module._parameters:
             continue
-        found = _tensor_of(rename(name), tensors, used)
+        found = _tensors_of(rename(name), tensors, used)
         if found is None:
             found = shared.get(id(module.weight))  # tied to the embedding; packed, it holds a copy of its own
         if found is not None:
             shared[id(module.weight)] = found
             make_way()
-            changes.append(_change(name, module, found))
+            changes.append(_change(name, module, part_of(module, found)))
     if left := sorted(n for n in tensors if n not in used and n.endswith(("weight", "bias"))):
         raise InputError(f"weight {left[0]!r} has no place in the serving model")
     if not changes:
@@ -121,7 +122,8 @@ def prepare(
     return Prepared(changes, in_place=not on_cpu)
 
 
-def _tensor_of(name: str, tensors: Mapping[str, torch.Tensor], used: set[str]) -> torch.Tensor | None:
+def _tensors_of(name: str, tensors: Mapping[str, torch.Tensor], used: set[str]) -> list[torch.Tensor] | None:
+    """The checkpoint's tensors that a module holds, whole."""
     head, _, last = name.rpartition(".")
     parts = [f"{head}.{p}.weight" if head else f"{p}.weight" for p in STACKED.get(last, (last,))]
     present = [p for p in parts if p in tensors]
@@ -134,12 +136,12 @@ def _tensor_of(name: str, tensors: Mapping[str, torch.Tensor], used: set[str]) -
     for part in parts:
         if not bool(torch.isfinite(tensors[part]).all()):
             raise InputError(f"weight {part!r} holds a value that is not a finite number")
-    return torch.cat([tensors[p] for p in parts]) if len(parts) > 1 else tensors[parts[0]]
+    return [tensors[part] for part in parts]
 
 
 def _change(name: str, module: Any, found: torch.Tensor) -> Change:
     shape = _shape(module)
-    padded = getattr(module, "num_embeddings_padded", None)
+    padded = getattr(module, "num_embeddings_padded", None)  # with several workers, `part_of` has done it
     if padded is not None and found.ndim == 2 and found.shape[0] < padded and shape[0] == padded:
         found = torch.cat([found, found.new_zeros(padded - found.shape[0], found.shape[1])])
     if tuple(found.shape) != shape:
@@ -174,7 +176,7 @@ def _shape(module: Any) -> tuple[int, ...]:
     if weight.numel():
         return tuple(weight.shape)
     sizes = (
-        ("output_size_per_partition", "output_size", "num_embeddings_padded"),
+        ("output_size_per_partition", "num_embeddings_per_partition", "output_size", "num_embeddings_padded"),
         ("input_size_per_partition", "input_size", "embedding_dim"),
     )
     found = [next(getattr(module, n) for n in names if getattr(module, n, None)) for names in sizes]

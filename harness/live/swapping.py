@@ -6,12 +6,16 @@ Requests and answers are one line of JSON each over a Unix socket in the link's 
 -> {"ok": true, "version": N, "stall": seconds, "prepare": seconds, "fingerprint": hex, "error_of_probe": share}
 -> {"ok": false, "error": sentence}: what served before goes on serving.
 {"op": "state"} -> {"ok": true, "drafter_version": N, "verifier_version": N, "pid": N, "tap_error": "", ...}
+
+Of several workers that hold one model together, worker 0 is asked so and asks the others in turn (`peers.py`):
+{"op": "prepare", "ticket": N, ... as of a swap}, {"op": "hold"}, {"op": "flip"}, {"op": "release"}
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -25,13 +29,15 @@ from torch import nn
 
 from harness.errors import InputError, SpecdriftError
 from harness.live.link import Link
+from harness.live.moment import Moments
+from harness.live.peers import Peer, Ranks, agreed, hear_all
 from harness.live.resting import RestingDrafter
 from harness.live.swap import Prepared, prepare
 from harness.live.tap import Tap
 from harness.speculator import checkpoint
 
-IDLE_WAIT = 0.02
-"""Seconds without a step after which the engine counts as idle, and a prepared swap no longer waits for the next."""
+logger = logging.getLogger(__name__)
+
 PAUSE = 0.005
 """Seconds before each module that is prepared while requests run. Both threads share one interpreter: all modules
 in a row made the steps beside them half as long again (`benchmarks/live_swaps.py`)."""
@@ -47,33 +53,37 @@ class SwapServer:
         drafter: nn.Module | None,
         tap: Tap | None,
         resting: RestingDrafter | None = None,
+        ranks: Ranks = Ranks(),
     ) -> None:
         self._link = link
         self._target = target
         self._drafter = drafter
         self._tap = tap
         self._resting = resting
-        self._step = threading.Lock()
-        self._in_step = False
-        self._left = time.monotonic()
-        self._waiting: Callable[[], None] | None = None
+        self._ranks = ranks
+        self._moments = Moments()
+        self._swaps = 0
+        self._acts: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = (
+            {"swap": self._swap, "state": self._state}
+            if ranks.rank == 0
+            else {
+                "prepare": self._prepare,
+                "hold": self._hold,
+                "flip": self._flip_held,
+                "release": self._release,
+            }
+        )
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(str(link.socket))
+        self._socket.bind(str(link.socket_of(ranks.rank)))
         self._socket.listen()
         threading.Thread(target=self._listen, name="specdrift-swaps", daemon=True).start()
 
-    def enter_step(self) -> None:
-        if not self._in_step:
-            self._step.acquire()
-            self._in_step = True
-        waiting = self._waiting
-        if waiting is not None:
-            waiting()
+    def enter_step(self, ticket: int = 0) -> None:
+        """`ticket`: the number of the swap that this step carries."""
+        self._moments.enter_step(ticket)
 
     def leave_step(self) -> None:
-        if self._in_step:
-            self._in_step, self._left = False, time.monotonic()
-            self._step.release()
+        self._moments.leave_step()
 
     # --- the thread ---
 
@@ -86,25 +96,28 @@ class SwapServer:
                 self._converse(connection)
 
     def _converse(self, connection: socket.socket) -> None:
-        with connection.makefile("rw", encoding="utf-8") as lines:
-            for line in lines:
-                lines.write(json.dumps(self._answer(line)) + "\n")
-                lines.flush()
+        try:
+            with connection.makefile("rw", encoding="utf-8") as lines:
+                for line in lines:
+                    lines.write(json.dumps(self._answer(line)) + "\n")
+                    lines.flush()
+        finally:
+            self._moments.release()
 
     def _answer(self, line: str) -> dict[str, Any]:
         try:
             asked = json.loads(line)
-            if asked.get("op") == "state":
-                return {"ok": True, **self._state()}
-            if asked.get("op") == "swap":
-                return {"ok": True, **self._swap(asked)}
-            return {"ok": False, "error": f"op is {asked.get('op')!r}; it must be 'swap' or 'state'"}
+            act = self._acts.get(asked.get("op"))
+            if act is None:
+                known = " or ".join(map(repr, self._acts))
+                return {"ok": False, "error": f"op is {asked.get('op')!r}; it must be {known}"}
+            return {"ok": True, **act(asked)}
         except SpecdriftError as error:
             return {"ok": False, "error": str(error)}
         except Exception as error:  # whatever it was, the answer is no and the server goes on
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         control = self._link.control
         return {
             "drafter_version": int(control.get("drafter_version")),
@@ -120,6 +133,22 @@ class SwapServer:
 
     def _swap(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
+        self._swaps += 1
+        with contextlib.ExitStack() as stack:
+            peers = [
+                stack.enter_context(Peer(self._link.socket_of(rank), rank))
+                for rank in range(1, self._ranks.size)
+            ]
+            for peer in peers:
+                peer.send({**asked, "op": "prepare", "ticket": self._swaps})
+            act = self._prepared(asked)
+            agreed(hear_all(peers))
+            took = time.monotonic() - began
+            found = self._moments.between_steps(act, self._link.control, self._swaps, peers)
+        return {"version": int(asked["version"]), "prepare": took, **found}
+
+    def _prepared(self, asked: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
+        """What makes the swap asked for, once it is time."""
         what, version, kv_invalid = asked["what"], int(asked["version"]), bool(asked.get("kv_invalid"))
         if what == "drafter":
             prepared = self._drafter_weights(Path(asked["path"]))
@@ -127,9 +156,7 @@ class SwapServer:
             prepared = prepare(self._target, folder_weights(Path(asked["path"])), make_way=self._make_way)
         else:
             raise InputError(f"what is {what!r}; it must be 'drafter' or 'verifier'")
-        took = time.monotonic() - began
-        found = self._between_steps(lambda: self._flip(prepared, what, version, kv_invalid))
-        return {"version": version, "prepare": took, **found}
+        return lambda: self._flip(prepared, what, version, kv_invalid)
 
     def _drafter_weights(self, path: Path) -> Prepared:
         if self._drafter is None:
@@ -149,51 +176,43 @@ class SwapServer:
     def _flip(self, prepared: Prepared, what: str, version: int, kv_invalid: bool) -> dict[str, Any]:
         """Runs between two steps, in whichever thread found the moment."""
         began = time.monotonic()
+        fingerprint, off, failure = "", 0.0, None
         try:
             prepared.apply()
-            fingerprint, error = prepared.prove()
-        except Exception:
+            fingerprint, off = prepared.prove()
+        except Exception as error:
+            failure = error
+            logger.error("weights refused: %s", error)
+        refused, off = self._ranks.worst([float(failure is not None), off])
+        if refused:
             prepared.revert()
-            raise
-        control = self._link.control
-        if what == "verifier":
-            control.set("kv_invalid", float(kv_invalid))
-        control.set(f"{what}_version", version)
-        return {"stall": time.monotonic() - began, "fingerprint": fingerprint, "error_of_probe": error}
+            raise failure or RuntimeError("another worker refused its part of the weights")
+        if self._ranks.rank == 0:
+            control = self._link.control
+            if what == "verifier":
+                control.set("kv_invalid", float(kv_invalid))
+            control.set(f"{what}_version", version)
+        return {"stall": time.monotonic() - began, "fingerprint": fingerprint, "error_of_probe": off}
 
     def _make_way(self) -> None:
-        if not self._idle():
+        if not self._moments.idle():
             time.sleep(PAUSE)
 
-    def _idle(self) -> bool:
-        return not self._in_step and time.monotonic() - self._left >= IDLE_WAIT
+    # --- what another worker is asked ---
 
-    def _between_steps(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Let the engine's thread act at its next step; act here when it is idle, and only then: between two steps
-        this thread would have to be woken, and hand the interpreter back, while the engine waits."""
-        done = threading.Event()
-        result: list[dict[str, Any] | Exception] = []
+    def _prepare(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        self._moments.arm(self._prepared(asked), int(asked["ticket"]))
+        return {}
 
-        def once() -> None:
-            if not result:
-                self._waiting = None
-                try:
-                    with torch.inference_mode():
-                        result.append(act())
-                except Exception as error:
-                    result.append(error)
-                done.set()
+    def _hold(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        return {"held": self._moments.hold()}
 
-        self._waiting = once
-        while not done.wait(IDLE_WAIT):
-            if self._idle() and self._step.acquire(blocking=False):
-                try:
-                    once()
-                finally:
-                    self._step.release()
-        if isinstance(result[0], Exception):
-            raise result[0]
-        return result[0]
+    def _flip_held(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        return self._moments.flip_held()
+
+    def _release(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        self._moments.release()
+        return {}
 
 
 def checkpoint_name(module: str) -> str:

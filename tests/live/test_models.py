@@ -211,11 +211,8 @@ def test_gpus_are_counted_and_measured(monkeypatch):
     assert "NVIDIA L4 has 22 GiB; qwen3-32b needs 76 per GPU" in parts(model_spec("qwen3-32b"))
     said = parts(model_spec("llama3-70b"))
     assert "1 of 4 GPUs are visible" in said
-    assert "one worker process only" in said
     set_machine(monkeypatch, "gpu", (H100,) * 4)
-    said = parts(model_spec("llama3-70b"))
-    assert "are visible" not in said
-    assert "one worker process only" in said
+    assert "GPU" not in parts(model_spec("llama3-70b")), "four workers hold it together"
 
 
 @pytest.mark.usefixtures("everything_installed")
