@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60.0
-"""Seconds that a worker has to answer another."""
+PATIENCE = 110.0
+"""Seconds that a worker has to answer another: less than who asked for the swap waits (`server.Worker`)."""
 
 
 def _alone(values: list[float]) -> list[float]:
