@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,3 +166,13 @@ def whole_traces(station: Station, asks: list[Ask]) -> None:
         text = texts[trace.request_id]
         assert tuple(trace.tokens[trace.prompt_tokens :][: len(text)].tolist()) == text
     assert Worker(link).state()["tap_error"] == ""
+
+
+@pytest.mark.parametrize("name", ["pipeline_parallel_size", "data_parallel_size"])
+def test_workers_that_hold_other_layers_or_copies_are_refused(name: str):
+    from harness.live.worker import _check
+
+    sizes = {"pipeline_parallel_size": 1, "data_parallel_size": 1, "tensor_parallel_size": 4}
+    _check(SimpleNamespace(**sizes))
+    with pytest.raises(RuntimeError, match=f"{name} is 2"):
+        _check(SimpleNamespace(**sizes | {name: 2}))
