@@ -54,7 +54,7 @@ class TrainerPacing:
             self._payback.shift(observation.time, busy)
             self._paused, self._pause = None, FIRST_PAUSE
         elif self._pause_over(observation.time):
-            self._payback.restart(observation.time, busy)
+            self._payback.look_again(observation.time)
             self._paused, self._pause = None, 2.0 * self._pause
         price = Price(self._accelerators, math.expm1(max(0.0, interference[0])))
         if self._paused is not None:

@@ -20,8 +20,8 @@ from harness.contract import STATIC, Observation
 from harness.policy.promotion import heldout_difference
 
 LOOKS = 4
-"""Candidates seen after a (re)start before its rate counts as known: the first ones are of the learner's warm-up, and
-judged by few held-out texts."""
+"""Candidates seen after the start or a shift before the rate counts as known: the first ones are of the learner's
+warm-up, and judged by few held-out texts."""
 
 KEEP = 0.7
 """Weight that a candidate's evidence keeps when the next one is seen: some three are averaged."""
@@ -72,6 +72,10 @@ class Payback:
         self._looks = self._below = 0
         self._level, self._busy = 0.0, busy
 
+    def look_again(self, time: float) -> None:
+        """Go on where a pause began. The rate of then counts on, so two poor candidates begin the next pause."""
+        self._looked, self._below = time, 0
+
     def shift(self, time: float, busy: float) -> None:
         """What was learnt lasted until now."""
         self._shifts += 1
@@ -90,7 +94,7 @@ class Payback:
         """Whether what it gained at last would pay after all, now that what is learnt has lasted longer."""
         if not RESUME * price.at(self._worth) <= self._worth * self.rate * self.lasts(time) < math.inf:
             return False
-        self._looked, self._below = time, 0
+        self.look_again(time)
         return True
 
     def pays(

@@ -140,6 +140,22 @@ def test_a_pause_gets_another_look_and_each_next_one_later_up_to_patience() -> N
     assert pauses(300.0, shifts=(60,))[2:4] == [30, 60]
 
 
+def test_another_look_takes_two_poor_candidates_not_the_warm_up_again() -> None:
+    runs = [(on, sum(1 for _ in run)) for on, run in groupby(drive(paced(1.0), 500, 0.0))]
+    assert [n for on, n in runs if on][:3] == [LOOKS + BELOW - 2, BELOW, BELOW]
+
+
+def test_what_was_gained_before_a_pause_is_not_gained_again() -> None:
+    """A candidate 30% above what serves that nobody published: a plateau, at however many looks."""
+    payback = Payback(60.0, 1.0, 300.0)
+    follow(payback, [0.3] + [0.0] * 20, Price(1.0))
+    payback.look_again(21.0)
+    for i in (21, 22):
+        on = payback.pays(seen(float(i), i, 0.3), float(i + 1), MIX, Price(1.0), False)
+    assert payback.rate < 0.001
+    assert not on
+
+
 def test_what_lasted_longer_than_expected_is_trained_on_after_all() -> None:
     """At 1.5% a second it takes some 67 s that it lasts to pay for a server; that long is expected from second 7
     on, and with a quarter more for good measure from second 24 on."""
