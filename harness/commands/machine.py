@@ -11,12 +11,12 @@ from harness.commands.base import Json, answer
 
 
 def make_model(
-    name: Annotated[str, typer.Argument(help="tiny or small.")],
+    name: Annotated[str, typer.Argument(help="tiny or small; tiny+llama: with an independent drafter.")],
     seed: Annotated[int, typer.Option(min=0, help="Everything of the model follows from it.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder; default: the cache.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a small target, its tokenizer, an EAGLE-3 head and a fine-tuned successor on this machine."""
+    """Make a small target, its tokenizer, a drafter and a fine-tuned successor on this machine."""
     from harness.errors import require_learning
     from harness.show.machine import made_table
     from harness.show.progress import stage_progress

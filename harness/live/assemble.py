@@ -27,7 +27,7 @@ class Part:
     tenant: str
     tokens: dict[int, int] = field(default_factory=dict)
     states: dict[int, torch.Tensor] = field(default_factory=dict)
-    """bfloat16[4H]: three fused layers and the last one."""
+    """bfloat16[4H]: three fused layers and the last one; [H] without fused ones."""
     steps: list[tuple[int, list[int], int]] = field(default_factory=list)
     """(place p, drafts, accepted) of each verify step."""
     branches: list[tuple[int, torch.Tensor]] = field(default_factory=list)
@@ -46,6 +46,8 @@ class Assembler:
         """Tokens that end a text."""
         self._branches = branches
         self._open: dict[int, Part] = {}
+        self._hidden = 0
+        """H, as the tap last said."""
         self.incomplete = 0
         """Requests whose trace had a hole, or of which too little came."""
 
@@ -76,13 +78,13 @@ class Assembler:
         )
 
     def _rows(self, content: bytes) -> None:
-        n, total, sampled, hidden = np.frombuffer(content, np.int32, 4).tolist()
+        n, total, sampled, self._hidden = np.frombuffer(content, np.int32, 4).tolist()
         rows = np.frombuffer(content, ROW, n, 16)
         at = 16 + rows.nbytes
         tokens = np.frombuffer(content, np.int32, total, at).tolist()
         after = np.frombuffer(content, np.int32, sampled, at + 4 * total).tolist()
         at += 4 * (total + sampled)
-        layers = np.frombuffer(content, np.int16, -1, at).reshape(-1, total, hidden)
+        layers = np.frombuffer(content, np.int16, -1, at).reshape(-1, total, self._hidden)
         states = torch.from_numpy(layers.transpose(1, 0, 2).reshape(total, -1).copy()).view(torch.bfloat16)
         place = read = 0
         for row in rows:
@@ -117,7 +119,7 @@ class Assembler:
             part.tokens.setdefault(start + valid, after[-1])
         if drafts and start >= 1:
             if accepted < drafts:
-                part.branches.append((len(part.steps), states[1:, -(states.shape[1] // 4) :]))
+                part.branches.append((len(part.steps), states[1:, -self._hidden :]))
             part.steps.append((start - 1, tokens[1:], accepted))
 
     def _trace(self, part: Part) -> Trace | None:
@@ -144,7 +146,6 @@ class Assembler:
     def _finished(
         self, part: Part, first: int, tokens: list[int], prompt: int, states: torch.Tensor
     ) -> Trace:
-        hidden = states.shape[1] // 4
         kept = [i for i, (p, _, _) in enumerate(part.steps) if p - first >= 0 and p - first + 2 < len(tokens)]
         deepest = max((len(part.steps[i][1]) for i in kept), default=1)
         drafted = torch.full((len(kept), deepest), -1, dtype=torch.int64)
@@ -156,8 +157,8 @@ class Assembler:
         return Trace(
             tokens=torch.tensor(tokens, dtype=torch.int64),
             prompt_tokens=prompt,
-            fused=states[:, : 3 * hidden].clone(),
-            last=states[:, 3 * hidden :].clone(),
+            fused=states[:, : -self._hidden].clone(),
+            last=states[:, -self._hidden :].clone(),
             at=torch.tensor([part.steps[i][0] - first for i in kept], dtype=torch.int64),
             drafted=drafted,
             accepted=torch.tensor([part.steps[i][2] for i in kept], dtype=torch.int64),
@@ -165,7 +166,7 @@ class Assembler:
             branch=torch.tensor([row for row, _ in chosen], dtype=torch.int64),
             branch_last=torch.stack([s for _, s in chosen])
             if chosen
-            else states.new_zeros(0, deepest, hidden),
+            else states.new_zeros(0, deepest, self._hidden),
             request_id=part.request_id,
             domain=part.domain,
             tenant=part.tenant,

@@ -154,15 +154,15 @@ def check_arm(arm: str, max_k: int) -> None:
     policy = make(arm)
     if policy.needs_truth:
         raise InputError(f"policy {arm!r} needs the simulator's truth; no live server can tell it")
-    from harness.live.training import DRAFTER
-    from harness.speculator.settings import learner
+    from harness.speculator.settings import LearnerSettings, learner
 
     if not policy.uses_drafter:
         return
     settings = learner(policy.learner)
-    if settings.drafter != DRAFTER:
+    if settings.drafter != LearnerSettings().drafter:
         raise InputError(
-            f"policy {arm!r} drafts with {settings.drafter!r}; a live server loads {DRAFTER!r} heads only"
+            f"policy {arm!r} names a drafter of its own, {settings.drafter!r}; a live server has the one of its model: "
+            "--model TARGET,DRAFTER"
         )
     if settings.objectives.get("policy_gradient"):
         raise InputError(

@@ -16,7 +16,7 @@ from harness.live.hub import is_repository, local_folder
 from harness.live.installed import vllm_build
 from harness.live.link import TRACES_BYTES
 from harness.progress import in_quarters
-from harness.speculator.tiny.spec import tiny_names, tiny_spec
+from harness.speculator.tiny.spec import ALONE, made_names, tiny_spec
 
 FILE = Path(__file__).with_name("models.toml")
 CPU_SEQUENCES = 16
@@ -25,13 +25,18 @@ GPU_SEQUENCES = 64
 RING_TOKENS = 16_384
 """Of a few full steps of prompts, so that the trainer may look away for a moment."""
 UNKNOWN_WIDTH = 8192
+HEAD, INDEPENDENT = "eagle3", "llama"
+"""Kinds of drafter that a server loads: an EAGLE-3 head, or a model that needs nothing of the target but its tokens."""
+INDEPENDENT_ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+HEAD_KEYS = ("draft_vocab_size", "eagle_config", "speculators_model_type")
+"""What the configuration of a head says, whatever it calls its architecture."""
 UNKNOWN_LENGTH = 2048
 """Longest context where the target's configuration is not here yet: what most EAGLE-3 heads are trained for."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is served and how. `target` and `head` are folders or ids of the Hugging Face hub."""
+    """What is served and how. `target` and `head` (the drafter) are folders or ids of the Hugging Face hub."""
 
     name: str
     target: str
@@ -59,19 +64,31 @@ class ModelSpec:
         return 16 if self.device == "gpu" else 32
 
     @property
+    def drafter(self) -> str:
+        """Kind of the drafter in `head`; `HEAD` where it is not here yet."""
+        return drafter_kind(Path(self.head))
+
+    @property
     def needs_making(self) -> bool:
         """Whether `made_model` has still to make it; minutes."""
         return self.made and not (Path(self.target).parent / "made.json").is_file()
 
 
+def drafter_kind(folder: Path) -> str:
+    """`HEAD` or `INDEPENDENT`, by the configuration in a folder; `HEAD` without one."""
+    said = _config(folder)
+    alone = any(name in INDEPENDENT_ARCHITECTURES for name in said.get("architectures") or ())
+    return INDEPENDENT if alone and not any(key in said for key in HEAD_KEYS) else HEAD
+
+
 def model_names() -> tuple[str, ...]:
     """The names that `model_spec` knows."""
-    return (*tiny_names(), *_table())
+    return (*made_names(), *_table())
 
 
 def model_spec(name_or_path: str, cache_only: bool = False) -> ModelSpec:
     """The model of a name (see `model_names`), of a folder that holds `target/` and `head/`, or of a pair
-    `TARGET,HEAD` of folders or hub ids.
+    `TARGET,DRAFTER` of folders or hub ids.
 
     Args:
         cache_only: a model that specdrift has still to make is MissingPart.
@@ -81,7 +98,7 @@ def model_spec(name_or_path: str, cache_only: bool = False) -> ModelSpec:
     """
     if name_or_path in _table():
         return ModelSpec(name=name_or_path, device="gpu", **_table()[name_or_path])
-    if name_or_path in tiny_names():
+    if name_or_path in made_names():
         return _made(name_or_path, cache_only)
     if "," in name_or_path:
         return _pair(name_or_path)
@@ -98,11 +115,9 @@ def _table() -> dict[str, dict[str, Any]]:
 def _made(name: str, cache_only: bool) -> ModelSpec:
     require_learning()
     # Where it lies depends on the code that makes it, which only that code knows.
-    from harness.speculator.tiny.make import _digest, cache_folder
+    from harness.speculator.tiny.make import made_place
 
-    spec = tiny_spec(name)
-    folder = cache_folder() / "models" / f"{name}-{_digest(spec, 0)}"
-    found = _of_folder(name, folder, spec.max_position, made=True)
+    found = _of_folder(name, made_place(name), tiny_spec(name.removesuffix(ALONE)).max_position, made=True)
     if cache_only and found.needs_making:
         raise MissingPart(f"model {name!r} has not been made yet; specdrift make-model {name} makes it")
     return found
@@ -113,7 +128,7 @@ def _folder(folder: Path) -> ModelSpec:
     if lengths is None or not (folder / "head" / "config.json").is_file():
         raise InputError(
             f"{str(folder)!r} is no folder with a model in target/ and in head/; "
-            "two places are given as TARGET,HEAD, each a folder or an id of the Hugging Face hub"
+            "two places are given as TARGET,DRAFTER, each a folder or an id of the Hugging Face hub"
         )
     return _of_folder(folder.resolve().name, folder, lengths, made=(folder / "made.json").is_file())
 
@@ -144,13 +159,24 @@ def _pair(pair: str) -> ModelSpec:
 
 def _length(folder: Path) -> int | None:
     """Longest context of a model folder; None without a configuration."""
+    said = _config(folder)
+    try:
+        return int(said.get("max_position_embeddings", UNKNOWN_LENGTH)) if said else None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{folder / 'config.json'} is no model configuration: {error}") from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What the configuration of a model folder says; nothing without one."""
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return int(found.get("max_position_embeddings", UNKNOWN_LENGTH))
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return {}
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'} is no model configuration: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / 'config.json'} is no model configuration: it holds no table of settings")
+    return found
 
 
 def at_hand(spec: ModelSpec, say: Callable[[str], object] = lambda text: None) -> ModelSpec:

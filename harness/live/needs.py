@@ -87,7 +87,7 @@ def _weights(what: str, place: str, gated: bool) -> list[str]:
     if not hub.is_reachable():
         return [
             f"{absent} and {hub.endpoint()} does not answer; run hf download {place} where it does and copy it to "
-            f"{hub.hub_cache()}, or give folders as --model TARGET,HEAD"
+            f"{hub.hub_cache()}, or give folders as --model TARGET,DRAFTER"
         ]
     if gated and what == "target" and not hub.has_token():
         return [

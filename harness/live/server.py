@@ -19,13 +19,16 @@ from typing import Any
 
 from harness.errors import MissingPart
 from harness.live.link import CONFIG_KEY, RESTS_KEY, Link
-from harness.live.models import ModelSpec
+from harness.live.models import HEAD, INDEPENDENT, ModelSpec
 from harness.live.orphan import VARIABLE
 
 START_SECONDS = 600.0
 STOP_SECONDS = 20.0
 MAX_BATCHED_TOKENS = 2048
 """Tokens of one engine step: prompts are cut to fit. The simulator's default too."""
+
+METHODS = {HEAD: "eagle3", INDEPENDENT: "draft_model"}
+"""Kinds of drafter, as vLLM calls them."""
 
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -89,12 +92,15 @@ class ServerConfig:
         top = self.model.max_num_seqs
         ranges = [[i + 1, i + 1, k] for i, k in enumerate(range(self.max_k, -1, -1))][: top - 1]
         ranges.append([len(ranges) + 1, top, self.max_k])
-        return {
-            "method": "eagle3",
+        found = {
+            "method": METHODS[self.model.drafter],
             "model": self.model.head,
             "num_speculative_tokens": self.max_k,
             "num_speculative_tokens_per_batch_size": ranges,
         }
+        if self.model.drafter == INDEPENDENT and self.model.tensor_parallel > 1:
+            found["draft_tensor_parallel_size"] = self.model.tensor_parallel
+        return found
 
     def environment(self) -> dict[str, str]:
         """Variables to set beside the flags."""

@@ -162,7 +162,12 @@ class SwapServer:
         if self._drafter is None:
             raise RuntimeError("this server was started without a drafter")
         snapshot = checkpoint.load(path)
-        prepared = prepare(self._drafter, snapshot.weights, checkpoint_name, self._make_way)
+        name_of = CHECKPOINT_NAMES.get(snapshot.kind)
+        if name_of is None:
+            raise InputError(
+                f"{path} holds a {snapshot.kind!r} drafter; it must be {' or '.join(CHECKPOINT_NAMES)}"
+            )
+        prepared = prepare(self._drafter, snapshot.weights, name_of, self._make_way)
         table = getattr(self._drafter, "draft_id_to_target_id", None)
         if table is not None:
             value = snapshot.vocabulary.d2t.to(device=table.device, dtype=table.dtype)
@@ -218,6 +223,13 @@ class SwapServer:
 def checkpoint_name(module: str) -> str:
     """Name in an EAGLE-3 checkpoint of a module of vLLM's EAGLE-3 model."""
     return module.removeprefix("model.").replace("layers.0.", "midlayer.")
+
+
+CHECKPOINT_NAMES: Mapping[str, Callable[[str], str]] = {
+    "eagle3": checkpoint_name,
+    "llama": lambda module: module.removeprefix("model."),
+}
+"""By kind of drafter: the name in its checkpoint of a module of the model that vLLM serves."""
 
 
 def folder_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,10 +1,10 @@
 """The trace tap: what each verify pass leaves behind, from the model runner into the ring of traces.
 
 Of the requests that are traced (a share of all, never those that opted out). Hidden states go as bfloat16: the fused
-ones that the drafter is fed, and the last one, from which the learner recomputes the target's logits. Small steps are
-told together, `TOGETHER` tokens or more a record: packing a record costs the engine the same for one token as for
-many. A record that finds no room is dropped and counted; its requests are then given up, since a trace with a hole
-teaches nothing.
+ones that an EAGLE-3 head is fed (an independent drafter is fed none), and the last one, from which the learner
+recomputes the target's logits. Small steps are told together, `TOGETHER` tokens or more a record: packing a record
+costs the engine the same for one token as for many. A record that finds no room is dropped and counted; its requests
+are then given up, since a trace with a hole teaches nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Seen:
     tokens: torch.Tensor
     """int[N]."""
     states: list[torch.Tensor]
-    """[N, H] each: three fused layers, the last one."""
+    """[N, H] each: the fused layers that a head is fed (three; none for an independent drafter), the last one."""
 
     def after(self) -> list[list[int]]:
         """Of each request, the tokens sampled."""
@@ -110,12 +110,12 @@ class Tap:
         *rest: Any,
     ) -> None:
         """Arguments as vLLM's `propose_draft_token_ids` has them."""
-        if self.error or aux_hidden_states is None:
+        if self.error:
             return
         with self._guarded():
             starts = common_attn_metadata.query_start_loc_cpu.tolist()
             counts = spec_decode_metadata.num_draft_tokens if spec_decode_metadata is not None else None
-            self._see(starts, counts, sampled_token_ids, hidden_states, aux_hidden_states)
+            self._see(starts, counts, sampled_token_ids, hidden_states, aux_hidden_states or ())
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -13,18 +13,17 @@ from harness.contract import TrainerState, TrainPlan
 from harness.errors import InputError
 from harness.live.assemble import Assembler
 from harness.live.link import Link
+from harness.live.models import INDEPENDENT, drafter_kind
 from harness.live.report import STATIC_FILE, Report, TrainerConfig
 from harness.service import KEPT_VERSIONS
-from harness.speculator import checkpoint
+from harness.speculator import checkpoint, draft_model
 from harness.speculator.checkpoint import Snapshot
+from harness.speculator.drafters.base import Drafter
 from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.learner import Learner
 from harness.speculator.settings import learner
 from harness.speculator.target import Ends
 from harness.speculator.tiny import vllm_head
-
-DRAFTER = "eagle3"
-"""The one kind of drafter that a live server loads and learns here."""
 
 IDLE_SECONDS = 0.02
 JOINED_SECONDS = 0.005
@@ -76,9 +75,9 @@ class Training:
             pass  # traces of what ran before
         self._dropped_before = self._traces.dropped
         torch.manual_seed(seed)
-        head = first_head(self._config.head, self._ends, untrained, seed)
+        drafter = first_drafter(self._config.head, self._ends, untrained, seed)
         settings = learner(name)
-        self.learner = Learner(head, self._ends.head, settings, seed, fresh=untrained)
+        self.learner = Learner(drafter, self._ends.head, settings, seed, fresh=untrained)
         self._assembler = Assembler(_end_tokens(self._ends), settings.branches)
         self._plan = TrainPlan()
         self._serving = self.learner.static
@@ -212,8 +211,10 @@ class Training:
         self._state = replace(self._state, candidate=None, candidate_samples=0, heldout_candidate={})
 
 
-def first_head(folder: Path, ends: Ends, untrained: bool, seed: int) -> Eagle3:
-    """The head of the folder; one of its sizes that knows nothing when `untrained`."""
+def first_drafter(folder: Path, ends: Ends, untrained: bool, seed: int) -> Drafter:
+    """The drafter of the folder; one of its sizes that knows nothing when `untrained`."""
+    if drafter_kind(folder) == INDEPENDENT:
+        return draft_model.untrained(folder, ends) if untrained else draft_model.load(folder, ends)
     head = vllm_head.load(folder, ends)
     if untrained:
         fresh = Eagle3(head.config, head.vocabulary, ends.embedding)

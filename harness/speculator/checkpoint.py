@@ -161,7 +161,7 @@ def load_foreign(folder: Path, target_size: int) -> Snapshot:
 
     MissingPart without a file of weights; InputError for tensors that our head has no place for.
     """
-    tensors = {_own_name(n): w for n, w in _foreign_tensors(folder).items() if "embed_tokens" not in n}
+    tensors = {_own_name(n): w for n, w in foreign_tensors(folder).items() if "embed_tokens" not in n}
     tensors.pop("t2d", None)
     d2t = tensors.pop("d2t", None)
     vocabulary = (
@@ -171,7 +171,8 @@ def load_foreign(folder: Path, target_size: int) -> Snapshot:
     return Snapshot("eagle3", weights, vocabulary, vocabulary.fingerprint(), fingerprint(weights))
 
 
-def _foreign_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def foreign_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder that others made. MissingPart without any."""
     from safetensors.torch import load_file
 
     if found := sorted(folder.glob("*.safetensors")):

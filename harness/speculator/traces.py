@@ -30,7 +30,7 @@ class Trace:
     """int64[T]: prompt and output."""
     prompt_tokens: int
     fused: torch.Tensor
-    """[T, 3H]: three of the target's layers, concatenated."""
+    """[T, 3H]: three of the target's layers, concatenated; [T, 0] for a drafter that is fed none."""
     last: torch.Tensor
     """[T, H]."""
     at: torch.Tensor

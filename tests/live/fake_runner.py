@@ -82,11 +82,13 @@ def labelled(i: int, domain: str = "code", tenant: str = "acme", trace: int = 1)
 
 class FakeRunner:
     """What of vLLM's runner the tap reads. `padded`: sampled tokens as a tensor with -1 behind the accepted ones and
-    something in rows whose prompt is not done, as with a padded drafter batch; else lists."""
+    something in rows whose prompt is not done, as with a padded drafter batch; else lists. `fused`: whether the target
+    hands out states of its middle layers, as it does for an EAGLE-3 head alone."""
 
-    def __init__(self, brain: Brain, padded: bool = True) -> None:
+    def __init__(self, brain: Brain, padded: bool = True, fused: bool = True) -> None:
         self.brain = brain
         self.padded = padded
+        self.fused = fused
         self.requests: dict[str, Any] = {}
         self.input_batch = SimpleNamespace(req_ids=[], num_computed_tokens_cpu=np.zeros(64, np.int32))
         self.input_ids = SimpleNamespace(gpu=torch.zeros(0, dtype=torch.int32))
@@ -132,7 +134,7 @@ class FakeRunner:
             None,
             states[:, 3 * h :],
             None,
-            [states[:, i * h : (i + 1) * h] for i in range(3)],
+            [states[:, i * h : (i + 1) * h] for i in range(3)] if self.fused else None,
             SimpleNamespace(num_draft_tokens=counts) if any(counts) else None,
             SimpleNamespace(query_start_loc_cpu=starts),
             None,

@@ -23,7 +23,7 @@ from workloads.scenario import load_scenario
     ("arm", "why"),
     [
         ("oracle", "no live server can tell"),
-        ("static:3+ngram", "loads 'eagle3' heads only"),
+        ("static:3+ngram", "names a drafter of its own, 'ngram'"),
         ("bandit+forward-kl-policy-gradient", "probability of each draft"),
         ("static:9", "at most 5"),
     ],

@@ -59,10 +59,10 @@ def _key(row: torch.Tensor) -> bytes:
 class Traffic:
     """Writes traces of texts to the link as the server would: prefill, then three drafts a step, all accepted."""
 
-    def __init__(self, link: Link, domain: str = "sql") -> None:
+    def __init__(self, link: Link, domain: str = "sql", fused: bool = True) -> None:
         self.brain = PoolBrain(domain)
         self.domain = domain
-        self.runner = FakeRunner(self.brain)
+        self.runner = FakeRunner(self.brain, fused=fused)
         self.tap = Tap(self.runner, link)
         link.control.set("sample", 1.0)
         self.served = 0
@@ -118,6 +118,28 @@ def test_the_static_drafter_is_a_file_from_the_start(config):
     assert static.weights_print == training.learner.static.weights_print
     report = training.report()
     assert (report.state.alive, report.state.steps, report.candidate, report.run) == (True, 0, None, 0)
+
+
+@pytest.mark.parametrize("untrained", [False, True])
+def test_an_independent_drafter_learns_from_text_and_last_states(config, link, tmp_path, untrained: bool):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    vocabulary = micro.pools().target(0).config.vocab_size
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **sizes)).save_pretrained(tmp_path / "draft")
+    training = new(replace(config, head=tmp_path / "draft", untrained=untrained))
+    training.obey("plan", ON)
+    Traffic(link, fused=False).send(40)
+    report = worked(training, lambda r: offers(r) and r.state.steps >= 16)
+    assert report.candidate is not None
+    found = checkpoint.load(report.candidate)
+    static = checkpoint.load(config.out / STATIC_FILE)
+    assert (found.kind, found.vocabulary.is_full) == ("llama", True)
+    assert found.weights_print != static.weights_print
+    assert set(found.weights) == set(static.weights)
+    (domain,) = report.state.heldout_candidate
+    assert report.state.heldout_candidate[domain] > 1.1 > report.state.heldout_static[domain]
 
 
 def test_without_a_plan_to_train_nothing_is_learned_or_kept(config, link):

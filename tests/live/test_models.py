@@ -15,11 +15,12 @@ from harness import gpus as gpu_tool
 from harness.errors import InputError, MissingPart, UnknownName
 from harness.gpus import Gpu
 from harness.live import hub, models, needs
-from harness.live.models import ModelSpec, model_names, model_spec
+from harness.live.models import HEAD, INDEPENDENT, ModelSpec, model_names, model_spec
 from harness.live.needs import missing_parts
-from harness.speculator.tiny.spec import tiny_names
+from harness.live.server import ServerConfig
+from harness.speculator.tiny.spec import made_names
 
-TABLE = [name for name in model_names() if name not in tiny_names()]
+TABLE = [name for name in model_names() if name not in made_names()]
 H100 = Gpu("NVIDIA H100 80GB HBM3", 79.6)
 
 
@@ -135,10 +136,40 @@ def test_a_pair_may_mix_folders_and_ids(tmp_path):
     assert model_spec("a/b,c/d").max_model_len == 2048
 
 
+LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64}
+KINDS = {
+    "a head": ({"architectures": ["LlamaForCausalLMEagle3"]}, HEAD),
+    "a head that calls itself a Llama": (LLAMA | {"draft_vocab_size": 32000}, HEAD),
+    "a Llama": (LLAMA, INDEPENDENT),
+    "a Qwen": (LLAMA | {"architectures": ["Qwen3ForCausalLM"]}, INDEPENDENT),
+    "what says nothing": ({}, HEAD),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_drafters_configuration_says_what_vllm_is_told(tmp_path, name: str, workers: int):
+    said, kind = KINDS[name]
+    folder = model_folder(tmp_path / "d")
+    (folder / "config.json").write_text(json.dumps(said))
+    spec = replace(model_spec(f"{model_folder(tmp_path / 't')},{folder}"), tensor_parallel=workers)
+    assert spec.drafter == kind
+    flags = ServerConfig(spec, tmp_path).flags()
+    told = json.loads(flags[flags.index("--speculative-config") + 1])
+    assert told["method"] == {HEAD: "eagle3", INDEPENDENT: "draft_model"}[kind]
+    assert told["model"] == str(folder)
+    wanted = workers if kind == INDEPENDENT and workers > 1 else None
+    assert told.get("draft_tensor_parallel_size") == wanted
+
+
+def test_a_drafter_that_is_not_here_yet_is_taken_for_a_head(tmp_path):
+    assert model_spec("a/b,c/d").drafter == HEAD
+
+
 MISTAKES = {
     "llama-8b": (UnknownName, "did you mean 'llama3-8b'"),
     "tinny": (UnknownName, "did you mean 'tiny'"),
-    "Qwen/Qwen3-8B": (InputError, "TARGET,HEAD"),
+    "Qwen/Qwen3-8B": (InputError, "TARGET,DRAFTER"),
     "nowhere/at/all": (InputError, "'nowhere/at/all' is no folder with a model"),
     "Qwen/Qwen3-8B,": (InputError, "the head of 'Qwen/Qwen3-8B,' is ''"),
     "./here,a/b": (InputError, "the target of './here,a/b' is './here'"),

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ from torch import nn  # noqa: E402
 from harness.live.controller import truncated  # noqa: E402
 from harness.live.link import Link  # noqa: E402
 from harness.live.server import Worker  # noqa: E402
-from harness.live.swapping import SwapServer, checkpoint_name, folder_weights  # noqa: E402
+from harness.live.swapping import CHECKPOINT_NAMES, SwapServer, checkpoint_name, folder_weights  # noqa: E402
 from harness.speculator import checkpoint  # noqa: E402
 from harness.speculator.checkpoint import Snapshot, fingerprint  # noqa: E402
 from harness.speculator.vocabulary import DraftVocabulary  # noqa: E402
@@ -325,3 +326,16 @@ def test_names_of_an_eagle3_checkpoint():
     assert checkpoint_name("model.fc") == "fc"
     assert checkpoint_name("model.layers.0.self_attn.qkv_proj") == "midlayer.self_attn.qkv_proj"
     assert checkpoint_name("lm_head") == "lm_head"
+
+
+def test_names_of_an_independent_drafter():
+    assert CHECKPOINT_NAMES["llama"]("model.layers.0.self_attn.qkv_proj") == "layers.0.self_attn.qkv_proj"
+    assert CHECKPOINT_NAMES["llama"]("lm_head") == "lm_head"
+
+
+def test_a_drafter_that_no_server_holds_is_refused(bench):
+    other = replace(snapshot_of(Head(1), [3, 5, 6, 7, 9, 11]), kind="medusa")
+    answer = bench.worker.swap(bench.save(other), 1)
+    assert not answer["ok"]
+    assert "'medusa' drafter; it must be eagle3 or llama" in answer["error"]
+    assert bench.versions == (0, 0)

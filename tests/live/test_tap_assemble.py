@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from fake_runner import VOCAB, Served, labelled, request  # noqa: E402
-from tap_bench import PROMPT, Bench  # noqa: E402
+from fake_runner import VOCAB, Served, expected, labelled, request  # noqa: E402
+from tap_bench import PROMPT, Bench, same  # noqa: E402
 
 from harness.live.tap import TOGETHER  # noqa: E402
 
@@ -42,6 +42,19 @@ def test_a_plain_life(bench):
     assert len(trace) == 5 + 1 + 1 + 3 + 4 + 2 + 1
     assert trace.branch.tolist() == [0, 1, 3], "the step that accepted all has nothing to tell of rejections"
     bench.check(one, trace)
+
+
+@pytest.mark.parametrize("together", [1, TOGETHER])
+def test_of_an_independent_drafter_the_last_state_is_all_there_is(together):
+    with Bench(together=together, fused=False) as bench:
+        one, two = request("a", PROMPT, **labelled(7)), request("b", PROMPT[:3])
+        bench.runner.step((one, 5), (two, 3))
+        for right in (0, 2, 3):
+            bench.runner.step((one, bench.runner.drafts(one, 3, right)), (two, 1))
+        for served, trace in zip((one, two), bench.end(one, two), strict=True):
+            whole = expected(served, bench.brain, branches=bench.branches)
+            assert trace.fused.shape == (len(trace), 0)
+            same(trace, replace(whole, fused=trace.fused))
 
 
 def test_traces_follow_the_index_convention(bench):

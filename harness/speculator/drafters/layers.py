@@ -5,12 +5,29 @@ Module and parameter names are those of Hugging Face's Llama, which are vLLM's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Rope:
+    """Rotary frequencies stretched for long contexts as Llama 3.1 has them (`rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def stretch(self, frequency: torch.Tensor) -> torch.Tensor:
+        """Long waves (against the original context) by `factor`, short ones not at all, in between by degrees."""
+        turns = self.original_max_position_embeddings * frequency / (2.0 * math.pi)
+        short = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return torch.lerp(frequency / self.factor, frequency, short.clamp(0.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +41,9 @@ class Geometry:
     intermediate: int
     rope_theta: float = 10000.0
     eps: float = 1e-5
+    rope: Llama3Rope | None = None
+    qk_norm: bool = False
+    """Whether queries and keys of each head are normalised, as in Qwen3."""
 
 
 class RMSNorm(nn.Module):
@@ -46,12 +66,16 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(inputs, c.kv_heads * c.head_dim, bias=False)
         self.v_proj = nn.Linear(inputs, c.kv_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden, bias=False)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c.head_dim, c.eps), RMSNorm(c.head_dim, c.eps)
 
     def project(self, x: torch.Tensor, shift: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q, k, v [B, heads, T, head_dim] with rotary positions t + `shift`; KV heads repeated."""
         c, (b, t, _) = self.c, x.shape
         q = self.q_proj(x).view(b, t, c.heads, c.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(b, t, c.kv_heads, c.head_dim).transpose(1, 2)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         v = self.v_proj(x).view(b, t, c.kv_heads, c.head_dim).transpose(1, 2)
         cos, sin = rotary(t, shift, c, x)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -95,7 +119,10 @@ def rotary(t: int, shift: int, c: Geometry, like: torch.Tensor) -> tuple[torch.T
     """cos, sin [T, head_dim / 2] of positions shift..shift+T-1, in float32 at least, on the device of `like`."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     half = torch.arange(0, c.head_dim, 2, device=like.device, dtype=dtype) / c.head_dim
-    angle = (torch.arange(t, device=like.device, dtype=dtype) + shift)[:, None] * c.rope_theta**-half
+    frequency = c.rope_theta**-half
+    if c.rope is not None:
+        frequency = c.rope.stretch(frequency)
+    angle = (torch.arange(t, device=like.device, dtype=dtype) + shift)[:, None] * frequency
     return angle.cos(), angle.sin()
 
 

@@ -34,6 +34,8 @@ class LlamaConfig(Geometry):
     """`layers` decoder layers of that geometry."""
 
     layers: int = 2
+    tied: bool = False
+    """Whether the head is the embedding (then over the whole vocabulary)."""
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -71,6 +73,8 @@ class LlamaDrafter(Drafter):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.eps)
         self.lm_head = nn.Linear(config.hidden, len(vocabulary), bias=False)
+        if config.tied:
+            self.lm_head.weight = self.embed_tokens.weight
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=INIT_STD)

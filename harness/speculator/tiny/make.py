@@ -30,8 +30,9 @@ from harness.speculator.rollouts import Rollouts, roll_out
 from harness.speculator.rows import build_rows
 from harness.speculator.target import Target, quiet
 from harness.speculator.tiny import vllm_head
+from harness.speculator.tiny.alone import make_alone
 from harness.speculator.tiny.pretrain import Progress, encode, new_llama, prompt_text, rows, texts, train
-from harness.speculator.tiny.spec import TinySpec, tiny_spec
+from harness.speculator.tiny.spec import ALONE, TinySpec, tiny_spec
 from harness.speculator.tiny.tokenizer import train_tokenizer
 from harness.speculator.vocabulary import DraftVocabulary
 from workloads.text import TEXT_DOMAINS, sample
@@ -78,20 +79,16 @@ def cache_folder() -> Path:
 def made_model(
     name: str, seed: int = 0, folder: Path | None = None, progress: Progress = lambda *_: None
 ) -> TinyModel:
-    """The model of that name: from `folder` (default: the cache) if it is there whole, else made there.
-
-    The cache key holds sizes, seed and the code that makes it, so a changed generator is never mistaken for
-    an unchanged one.
-    """
-    spec = tiny_spec(name)
-    place = folder or cache_folder() / "models" / f"{name}-{_digest(spec, seed)}"
+    """The model of that name (`spec.made_names`): from `folder` (default: the cache) if it is there whole, else made
+    there."""
+    place = folder or made_place(name, seed)
     if (place / "made.json").is_file():
         return TinyModel(place)
     if place.exists() and any(place.iterdir()):
         raise InputError(f"{place} is not empty and holds no model made by specdrift; name another folder")
     beside = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     try:
-        _make(spec, seed, beside, progress)
+        _make_any(name, seed, beside, progress)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(beside, place)
     except OSError:
@@ -100,6 +97,24 @@ def made_model(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return TinyModel(place)
+
+
+def made_place(name: str, seed: int = 0) -> Path:
+    """Where the model of that name is, or will be, in the cache.
+
+    The key holds sizes, seed and the code that makes it, so a changed generator is never mistaken for an unchanged one.
+    """
+    base = name.removesuffix(ALONE)
+    more = ("alone",) if base != name else ()
+    return cache_folder() / "models" / f"{name}-{_digest(tiny_spec(base), seed, *more)}"
+
+
+def _make_any(name: str, seed: int, out: Path, progress: Progress) -> None:
+    base = name.removesuffix(ALONE)
+    if base == name:
+        _make(tiny_spec(name), seed, out, progress)
+    else:
+        make_alone(tiny_spec(base), seed, made_model(base, seed, progress=progress).folder, out, progress)
 
 
 def _make(spec: TinySpec, seed: int, out: Path, progress: Progress) -> None:
@@ -181,8 +196,8 @@ def _pretrain(
     return last
 
 
-def _digest(spec: TinySpec, seed: int) -> str:
-    own = [Path(__file__).with_name(f"{part}.py") for part in ("make", "pretrain", "tokenizer")]
+def _digest(spec: TinySpec, seed: int, *more: str) -> str:
+    own = [Path(__file__).with_name(f"{part}.py") for part in ("make", "pretrain", "tokenizer", *more)]
     sources = [*own, *sorted(Path(workloads.text.__file__).parent.glob("*.py"))]
     digest = hashlib.sha256(f"{spec}{seed}{torch.__version__}".encode())
     for path in sources:

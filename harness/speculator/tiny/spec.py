@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from harness.errors import UnknownName
 
+ALONE = "+llama"
+"""Behind the name of a model: with a small Llama of its own as drafter (`alone.py`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TinySpec:
@@ -53,6 +56,11 @@ _SPECS = {
 def tiny_names() -> tuple[str, ...]:
     """Names that `make-model` knows."""
     return tuple(_SPECS)
+
+
+def made_names() -> tuple[str, ...]:
+    """Those, and each with an independent drafter in place of the head (`tiny+llama`)."""
+    return (*_SPECS, *(name + ALONE for name in _SPECS))
 
 
 def tiny_spec(name: str) -> TinySpec:

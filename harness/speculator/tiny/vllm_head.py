@@ -20,6 +20,7 @@ from harness.speculator.checkpoint import (
 )
 from harness.speculator.checkpoint import load as load_snapshot
 from harness.speculator.drafters.eagle3 import Eagle3, Eagle3Config
+from harness.speculator.drafters.sizes import layer_sizes
 from harness.speculator.target import Ends, Target
 
 FOREIGN_FORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
@@ -28,16 +29,7 @@ FOREIGN_FORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_outp
 
 def geometry(config: Any) -> Eagle3Config:
     """The head's sizes, from the configuration of its target (or its own)."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return Eagle3Config(
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        intermediate=config.intermediate_size,
-        rope_theta=rope.get("rope_theta", getattr(config, "rope_theta", 10000.0)),
-        eps=config.rms_norm_eps,
-    )
+    return Eagle3Config(**layer_sizes(config))
 
 
 def save_config(head: Eagle3, target: Target, folder: Path) -> None:
