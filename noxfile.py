@@ -83,7 +83,7 @@ def live(session: nox.Session) -> None:
 def live_tests(session: nox.Session) -> None:
     """End-to-end tests on a real vLLM server; with arguments of pytest, such as -m live for the long ones too."""
     install_live(session, "dev")
-    tests = ("tests/live/test_end_to_end.py", "tests/live/test_spread.py")
+    tests = [f"tests/live/test_{name}.py" for name in ("end_to_end", "independent", "spread")]
     session.run("pytest", "-m", "live and not long", *tests, *session.posargs)
 
 
