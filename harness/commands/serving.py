@@ -11,6 +11,13 @@ import typer
 
 from harness.commands.base import Json, answer
 
+TrainerDevice = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the drafter learns: cpu, cuda:1, ...; default: a GPU with room for it, else the CPU."
+    ),
+]
+
 
 def live(
     model: Annotated[str, typer.Option(help="tiny, small, a name of models.toml, a folder.")] = "tiny",
@@ -45,6 +52,7 @@ def live(
     ] = None,
     output_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; default: 64.")] = None,
     temperature: Annotated[float, typer.Option(help="Sample answers at this temperature; 0: greedy.")] = 0.0,
+    trainer_device: TrainerDevice = None,
     simulated: Annotated[bool, typer.Option(help="Simulate the run afterwards, side by side.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; default: runs/live-<scenario>-<time>.")
@@ -77,6 +85,7 @@ def live(
         prompts=prompts,
         output_tokens=output_tokens,
         temperature=temperature,
+        trainer_device=trainer_device,
     )
     out = out or Path("runs") / f"live-{job.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with cell_progress() as on_cell:
@@ -105,6 +114,7 @@ def serve(
         int | None,
         typer.Option(min=1, max=65535, help="Answer Prometheus at this port, /metrics; default: nowhere."),
     ] = None,
+    trainer_device: TrainerDevice = None,
     print_flags: Annotated[
         bool, typer.Option("--print-flags", help="Print how to start the server by hand, and start nothing.")
     ] = False,
@@ -119,12 +129,15 @@ def serve(
     require_learning()
     from harness.live.models import model_spec
     from harness.live.needs import missing_parts
+    from harness.live.placement import place
     from harness.live.serve import ServeJob, command_line
     from harness.live.serve import serve as run
 
+    spec = model_spec(model, cache_only=True)
     job = ServeJob(
-        model_spec(model, cache_only=True), policy, host, port, max_k, prefix_caching, events, metrics_port
-    )
+        spec, policy, host, port, max_k, prefix_caching, events, metrics_port,
+        placement=place(spec, trainer=trainer_device),
+    )  # fmt: skip
     if print_flags:
         link, words = command_line(job)
         print(words)

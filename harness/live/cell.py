@@ -60,7 +60,14 @@ class Station:
             self.trainer.begin(policy.learner, seed, untrained)
             return
         config = TrainerConfig(
-            link.folder, Path(model.target), Path(model.head), self.weights, policy.learner, seed, untrained
+            link.folder,
+            Path(model.target),
+            Path(model.head),
+            self.weights,
+            policy.learner,
+            seed,
+            untrained,
+            self.server.config.placement.trainer,
         )
         self.trainer = TrainerProcess(config)
         if not self.trainer.wait_ready():

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.errors import InputError, MissingPart
 from harness.live.models import ModelSpec, model_spec
 from harness.live.needs import missing_parts
+from harness.live.placement import ON_CPU, Placement, place
 from harness.live.prompts import check_covers, read_prompts
 from harness.policy import PolicyContext, make
 from harness.speculator.texts import OUTPUT_TOKENS
@@ -59,6 +60,7 @@ class LiveJob:
     """Most of an answer."""
     temperature: float = 0.0
     """0: greedy; else answers are sampled, and no arm says what another says."""
+    placement: Placement = ON_CPU
     seconds: float | None = None
     """Run as many requests as arrive in this time, once the rate is known; None: `requests` of them."""
 
@@ -78,6 +80,7 @@ def prepare(
     prompts: Path | None = None,
     output_tokens: int | None = None,
     temperature: float = 0.0,
+    trainer_device: str | None = None,
 ) -> LiveJob:
     """Fill in defaults and refuse, in one sentence, what could not run; nothing is started yet."""
     spec = model_spec(model)
@@ -91,6 +94,7 @@ def prepare(
         raise InputError(f"policy {doubled[0]!r} is given more than once; each arm must be different")
     for arm in arms:
         check_arm(arm, max_k)
+    placement = place(spec, len(server_kinds(arms)), trainer_device)
     if scenario.verifier_updates and spec.successor is None:
         raise InputError(
             f"scenario {scenario.name!r} updates the verifier, but model {model!r} has no successor; "
@@ -112,9 +116,14 @@ def prepare(
     if trace is not None:
         total = min(total, sum(1 for _ in islice(read_trace(trace), total)))
     job = LiveJob(spec, scenario, arms, tuple(seeds), total, load, max_k, utilisation or UTILISATION,
-                  trace, prompts, output_tokens, temperature, seconds)  # fmt: skip
+                  trace, prompts, output_tokens, temperature, placement, seconds)  # fmt: skip
     _check_texts(job)
     return job
+
+
+def server_kinds(arms: Sequence[str]) -> list[bool]:
+    """Whether each server that these arms need has a drafter."""
+    return sorted({make(arm).uses_drafter for arm in arms})
 
 
 def _check_rate(load: float | None, utilisation: float | None) -> None:
@@ -172,4 +181,4 @@ def check_arm(arm: str, max_k: int) -> None:
     policy.reset(PolicyContext(max_k, 1, lambda _: 1.0, (0.5,)))
 
 
-__all__ = ["DEFAULT_ARMS", "LiveJob", "check_arm", "prepare"]
+__all__ = ["DEFAULT_ARMS", "LiveJob", "check_arm", "prepare", "server_kinds"]

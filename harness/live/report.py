@@ -24,6 +24,8 @@ class TrainerConfig:
     seed: int = 0
     untrained: bool = False
     """Begin from nothing instead of the head (day zero)."""
+    device: str = "cpu"
+    """Where it computes, as torch calls it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from harness.compare import summarise
 from harness.latency import store
 from harness.latency.model import LatencyModel
 from harness.live.cell import Station, run_cell
-from harness.live.job import LiveJob
+from harness.live.job import LiveJob, server_kinds
 from harness.live.link import Link
 from harness.live.lossless import Texts
 from harness.live.measure import Measured, latency_of, measure, policy_context
@@ -107,13 +107,18 @@ def _workload(job: LiveJob, total: int) -> Workload:
 
 
 def _start(job: LiveJob, stations: dict[bool, Station], work: Path, logs: Path, say: Said) -> None:
-    """Servers with and without a drafter, as the arms need; they start side by side."""
-    for drafter in sorted({make(arm).uses_drafter for arm in job.policies}):
+    """Servers with and without a drafter, as the arms need; they start side by side. On a GPU one after another: each
+    measures what memory is free."""
+    if job.placement.share is not None:
+        say(f"the trainer computes on {job.placement.trainer}")
+    for drafter in server_kinds(job.policies):
         link = Link.create(trace_bytes(job.model))
-        config = ServerConfig(job.model, link.folder, drafter=drafter, max_k=job.max_k)
+        config = ServerConfig(job.model, link.folder, drafter, job.max_k, placement=job.placement)
         log = logs / ("server.log" if drafter else "server-none.log")
         say(f"starting vLLM {'with' if drafter else 'without'} a drafter (log: {log})")
         stations[drafter] = Station(Server.start(config, link, log), work)
+        if job.placement.share is not None:
+            stations[drafter].server.wait_ready()
     for station in stations.values():
         station.server.wait_ready()
     say("servers are ready")
@@ -247,6 +252,7 @@ def _describe(
             },
             "versions": _versions(),
             "runner": "vLLM V1 model runner",
+            "trainer_device": job.placement.trainer,
             "requests": job.requests,
             "load": offered.load,
             "offered": offered.text,

@@ -28,6 +28,7 @@ from harness.live.job import check_arm
 from harness.live.link import Link
 from harness.live.measure import latency_of, measure, policy_context
 from harness.live.models import ModelSpec, at_hand, trace_bytes
+from harness.live.placement import ON_CPU, Placement
 from harness.live.prompts import Generated
 from harness.live.server import Server, ServerConfig
 from harness.live.workload import KNOWN, Workload
@@ -63,6 +64,7 @@ class ServeJob:
     metrics_port: int | None = None
     """Port that answers Prometheus, on the same interface."""
     seed: int = 0
+    placement: Placement = ON_CPU
 
 
 def command_line(job: ServeJob) -> tuple[Link, str]:
@@ -243,6 +245,7 @@ def _config(job: ServeJob, link: Link) -> ServerConfig:
         host=job.host,
         port=job.port,
         prefix_caching=job.prefix_caching,
+        placement=job.placement,
     )
 
 

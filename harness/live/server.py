@@ -21,6 +21,7 @@ from harness.errors import MissingPart
 from harness.live.link import CONFIG_KEY, RESTS_KEY, Link
 from harness.live.models import HEAD, INDEPENDENT, ModelSpec
 from harness.live.orphan import VARIABLE
+from harness.live.placement import ON_CPU, Placement
 
 START_SECONDS = 600.0
 STOP_SECONDS = 20.0
@@ -59,6 +60,7 @@ class ServerConfig:
     prefix_caching: bool = False
     rest: bool = True
     """At K = 0 the drafter may rest (`resting.py`); else its first pass runs in every step, as in vLLM."""
+    placement: Placement = ON_CPU
     extra: tuple[str, ...] = ()
     """More flags of vLLM's own."""
 
@@ -78,6 +80,8 @@ class ServerConfig:
         if m.device == "cpu":
             executor = "uni" if m.tensor_parallel == 1 else "mp"
             flags += ["--enforce-eager", "--distributed-executor-backend", executor]
+        if self.placement.share is not None:
+            flags += ["--gpu-memory-utilization", str(self.placement.share)]
         if m.tensor_parallel > 1:
             flags += ["--tensor-parallel-size", str(m.tensor_parallel)]
         if self.drafter:

@@ -75,9 +75,9 @@ class Training:
             pass  # traces of what ran before
         self._dropped_before = self._traces.dropped
         torch.manual_seed(seed)
-        drafter = first_drafter(self._config.head, self._ends, untrained, seed)
-        settings = learner(name)
-        self.learner = Learner(drafter, self._ends.head, settings, seed, fresh=untrained)
+        device, settings = self._config.device, learner(name)
+        drafter = first_drafter(self._config.head, self._ends, untrained, seed).to(device)
+        self.learner = Learner(drafter, self._ends.head.to(device), settings, seed, fresh=untrained)
         self._assembler = Assembler(_end_tokens(self._ends), settings.branches)
         self._plan = TrainPlan()
         self._serving = self.learner.static

@@ -52,10 +52,10 @@ def snapshot(
     verifier_version: int = 0,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Snapshot:
-    """A copy of the drafter's weights as they are now, or of `weights` in their place."""
+    """A copy, on the CPU, of the drafter's weights as they are now, or of `weights` in their place."""
     weights = dict(drafter.named_parameters()) if weights is None else weights
-    weights = {name: w.detach().clone() for name, w in weights.items()}
-    vocabulary = DraftVocabulary(drafter.vocabulary.ids.clone(), drafter.vocabulary.target_size)
+    weights = {name: w.detach().to("cpu", copy=True) for name, w in weights.items()}
+    vocabulary = DraftVocabulary(drafter.vocabulary.ids.to("cpu", copy=True), drafter.vocabulary.target_size)
     print_ = vocabulary.fingerprint()
     return Snapshot(
         drafter.kind, weights, vocabulary, print_, fingerprint(weights), samples, verifier_version

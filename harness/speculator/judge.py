@@ -75,7 +75,7 @@ class Judge:
         if self._loaded != print_:
             load_into(self._shadow, snapshot)
             self._loaded = print_
-        batch = sequences_of(traces)
+        batch = sequences_of(traces, self._shadow.vocabulary.ids.device)
         accepted = self._shadow.accepted(batch, self._k)
         for row, trace in zip(accepted.tolist(), traces, strict=True):
             self._known[_key(print_, trace)] = walk(

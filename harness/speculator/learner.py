@@ -60,7 +60,8 @@ class StepReport:
 
 
 class Learner:
-    """Trains `drafter` in place against the target's frozen `head` (float32[V, H])."""
+    """Trains `drafter` in place against the target's frozen `head` (float32[V, H]), both on one device. Traces come and
+    snapshots go on the CPU."""
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class Learner:
     def set_verifier(self, version: int, head: torch.Tensor, embedding: torch.Tensor) -> None:
         """The target changed: what was traced under the old one is void."""
         self.verifier_version = version
-        self._head = head
+        self._head = head.to(self._head.device)
         self.drafter.set_embedding(embedding)
         self.judge.set_embedding(embedding)
         self.buffer.set_verifier(version)
@@ -223,11 +224,11 @@ class Learner:
         more; True if so. Older traffic has a say, so that a domain that rests does not lose its tokens at once."""
         size = self.drafter.vocabulary.target_size
         tokens = torch.cat(list(self._outputs)) if self._outputs else torch.zeros(0, dtype=torch.int64)
-        counts = torch.bincount(tokens, minlength=size)
+        counts = torch.bincount(tokens, minlength=size).to(self._head.device)
         covered = self.drafter.vocabulary.coverage(counts)
         if covered >= self.settings.coverage:
             return False
-        wanted = counts + OLDER_WEIGHT * self.buffer.token_counts(size)
+        wanted = counts + OLDER_WEIGHT * self.buffer.token_counts(size).to(counts.device)
         best = DraftVocabulary.most_frequent(wanted, len(self.drafter.vocabulary)).coverage(counts)
         if best < covered + LEAST_COVERAGE_GAIN:
             return False

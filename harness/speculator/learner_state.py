@@ -58,6 +58,7 @@ def load_learner(learner: Learner, folder: Path) -> None:
     checkpoint.load_into(learner.drafter, found)
     for name, parameter in learner.drafter.named_parameters():
         state = {m: moments[f"{name}/{m}"] for m in _MOMENTS if f"{name}/{m}" in moments}
+        state = {m: x if m == "step" else x.to(parameter.device) for m, x in state.items()}
         if state:
             learner.optimiser.state[parameter] = dict(state)
         learner.average.of(parameter).copy_(moments[f"{name}/{_AVERAGE}"])

@@ -29,10 +29,14 @@ class _Steps:
     """int64[B, W], -1 where no step stood."""
 
 
-def sequences_of(traces: Sequence[Trace]) -> Sequences:
-    """The traces as one batch whose places begin at the first output token of any."""
+CPU = torch.device("cpu")
+
+
+def sequences_of(traces: Sequence[Trace], device: torch.device = CPU) -> Sequences:
+    """The traces as one batch on `device`, whose places begin at the first output token of any."""
     start = max(0, min(t.prompt_tokens for t in traces) - 1)
-    return batched([t.tokens for t in traces], [t.fused for t in traces], [t.last for t in traces], start)
+    batch = batched([t.tokens for t in traces], [t.fused for t in traces], [t.last for t in traces], start)
+    return batch.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,9 @@ class _Pick:
 
 
 def build_rows(drafter: Drafter, head: torch.Tensor, traces: Sequence[Trace], depth: int) -> Rows:
-    """All valid (place, depth) pairs of output tokens. `head` is the target's, float32[V, H]."""
-    batch = sequences_of(traces)
+    """All valid (place, depth) pairs of output tokens. `head` is the target's, float32[V, H], on the drafter's device;
+    traces are on the CPU."""
+    batch = sequences_of(traces, head.device)
     steps = _lay(traces, batch, depth)
     parts = [
         _fields(p, batch, steps, drafter.vocabulary, head)
@@ -81,7 +86,7 @@ def fused_losses(
     names: Collection[str],
 ) -> dict[str, torch.Tensor]:
     """Each objective as `objectives.combine` weighs its rows, without any [N, V] logits."""
-    batch, vocabulary = sequences_of(traces), drafter.vocabulary
+    batch, vocabulary = sequences_of(traces, head.device), drafter.vocabulary
     steps = _lay(traces, batch, depth)
     teacher = head if vocabulary.is_full else head[vocabulary.ids]
     direction = "reverse" if "reverse_kl" in names else "forward"
@@ -116,7 +121,7 @@ def _picks(
 
 def _is_output(traces: Sequence[Trace], batch: Sequences) -> torch.Tensor:
     """bool[B, W]: a verify step can stand at p once the first output token (at p + 1) is there."""
-    first = torch.tensor([t.prompt_tokens for t in traces])
+    first = torch.tensor([t.prompt_tokens for t in traces], device=batch.tokens.device)
     return batch.places[None, :] + 1 >= first[:, None]
 
 
@@ -132,14 +137,14 @@ def _lay(traces: Sequence[Trace], batch: Sequences, depth: int) -> _Steps:
         drafted[i, at, :k] = t.drafted[:, :k]
         logq[i, at, :k] = t.logq[:, :k]
         accepted[i, at] = t.accepted.clamp(max=depth)
-    return _Steps(drafted, logq, accepted)
+    return _Steps(*(x.to(batch.tokens.device) for x in (drafted, logq, accepted)))
 
 
 def _branches(traces: Sequence[Trace], batch: Sequences, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
     """int64[B, W]: how many rejected drafts the chain can follow (0: it follows the text), and the target's
     states after each of them [B, W, depth, H]."""
     reach = torch.zeros(len(traces), len(batch.places), dtype=torch.int64)
-    states = batch.last.new_zeros(*reach.shape, depth, batch.last.shape[-1])
+    states = torch.zeros(*reach.shape, depth, batch.last.shape[-1], dtype=batch.last.dtype)
     for i, t in enumerate(traces):
         if not len(t.branch):
             continue
@@ -147,14 +152,14 @@ def _branches(traces: Sequence[Trace], batch: Sequences, depth: int) -> tuple[to
         kept = t.branch_last[:, :depth].float()
         reach[i, at] = (t.drafted[t.branch, : kept.shape[1]] >= 0).sum(-1)
         states[i, at, : kept.shape[1]] = kept
-    return reach, states
+    return reach.to(batch.tokens.device), states.to(batch.tokens.device)
 
 
 def _chain(batch: Sequences, steps: _Steps, branch: torch.Tensor, depth: int) -> torch.Tensor | None:
     if depth < 2 or not bool(branch.any()):
         return None
     text = torch.stack([batch.ahead(batch.tokens, 2 + j) for j in range(depth - 1)], -1)
-    follows = torch.arange(depth - 1) < branch[..., None]
+    follows = torch.arange(depth - 1, device=branch.device) < branch[..., None]
     return torch.where(follows, steps.drafted[..., : depth - 1], text)
 
 
@@ -178,7 +183,7 @@ def _fields(
         "counterfactual": ~p.on_text,
         "return_": (accepted - p.depth).clamp(min=0).float() * offered,
         "depth": torch.full_like(drafted, p.depth),
-        "step": torch.arange(p.keep.numel()).view(p.keep.shape)[p.keep],
+        "step": torch.arange(p.keep.numel(), device=p.keep.device).view(p.keep.shape)[p.keep],
     }
 
 

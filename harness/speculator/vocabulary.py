@@ -26,8 +26,8 @@ class DraftVocabulary(nn.Module):
                 f"a draft vocabulary of {ids.numel()} tokens over {target_size} must list ascending, distinct "
                 f"token ids within 0..{target_size - 1}"
             )
-        index = torch.full((target_size,), -1, dtype=torch.int64)
-        index[ids] = torch.arange(len(ids))
+        index = torch.full((target_size,), -1, dtype=torch.int64, device=ids.device)
+        index[ids] = torch.arange(len(ids), device=ids.device)
         self.register_buffer("ids", ids, persistent=False)
         self.register_buffer("index", index, persistent=False)
 
@@ -43,8 +43,8 @@ class DraftVocabulary(nn.Module):
         return cls(order.sort().values, len(counts))
 
     def become(self, other: DraftVocabulary) -> None:
-        """Take over another map, in place."""
-        self.ids, self.index = other.ids.clone(), other.index.clone()
+        """Take over another map, in place and on the device of this one."""
+        self.ids, self.index = (new.to(self.ids.device, copy=True) for new in (other.ids, other.index))
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -78,7 +78,7 @@ class DraftVocabulary(nn.Module):
 
     @classmethod
     def from_d2t(cls, d2t: torch.Tensor, target_size: int) -> DraftVocabulary:
-        return cls(d2t.long() + torch.arange(len(d2t)), target_size)
+        return cls(d2t.long() + torch.arange(len(d2t), device=d2t.device), target_size)
 
     def fingerprint(self) -> str:
         """16 hex digits of the map: weights made under another map must not be served under this one."""

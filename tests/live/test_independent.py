@@ -41,7 +41,7 @@ def test_texts_are_the_targets_own(station: Station):
 
 
 def test_new_weights_serve_and_the_server_accepts_what_the_learner_says(station: Station, tmp_path: Path):
-    """One that knows nothing, then the first again: each is proven by its probe, and drafts what our own sums say it does."""
+    """One that knows nothing, then the first again: each is proven by its probe, and drafts what our own sums say."""
     model = station.server.config.model
     asks, ends = asks_of(model, REQUESTS), Ends.load(Path(model.target))
     torch.manual_seed(0)

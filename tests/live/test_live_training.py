@@ -26,6 +26,7 @@ from harness.service import KEPT_VERSIONS  # noqa: E402
 from harness.speculator import checkpoint  # noqa: E402
 from harness.speculator.settings import learner  # noqa: E402
 from tests.speculator import micro  # noqa: E402
+from tests.speculator.elsewhere import elsewhere  # noqa: E402
 
 ON = TrainPlan(on=True)
 
@@ -140,6 +141,23 @@ def test_an_independent_drafter_learns_from_text_and_last_states(config, link, t
     assert set(found.weights) == set(static.weights)
     (domain,) = report.state.heldout_candidate
     assert report.state.heldout_candidate[domain] > 1.1 > report.state.heldout_static[domain]
+
+
+def test_a_trainer_on_a_device_of_its_own_offers_what_one_on_the_cpu_does(config, link):
+    offered = []
+    for device in ("cpu", "cuda:0"):
+        with elsewhere():
+            training = new(replace(config, device=device))
+            training.obey("plan", ON)
+            Traffic(link).send(12)
+            path = worked(training, offers).candidate
+            training.obey("published", path)
+            training.obey("serving", path)
+            training.obey("verifier", 1, micro.model().successor)
+        assert path is not None
+        offered.append(checkpoint.load(path))
+    for name, weight in offered[0].weights.items():
+        torch.testing.assert_close(offered[1].weights[name], weight, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_plan_to_train_nothing_is_learned_or_kept(config, link):

@@ -36,6 +36,16 @@ class Sequences:
     """int64[B]."""
     start: int = 0
 
+    def to(self, device: torch.device) -> Sequences:
+        """The same on another device."""
+        return Sequences(
+            tokens=self.tokens.to(device),
+            fused=self.fused.to(device),
+            last=self.last.to(device),
+            lengths=self.lengths.to(device),
+            start=self.start,
+        )
+
     @property
     def places(self) -> torch.Tensor:
         """int64[W]: the positions p that drafts are asked for at."""

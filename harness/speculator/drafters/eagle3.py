@@ -90,7 +90,7 @@ class Eagle3(Drafter):
             yield hidden
 
     def set_embedding(self, embedding: torch.Tensor) -> None:
-        self.embedding = embedding
+        self.embedding = embedding.to(self.embedding.device)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.embedding(tokens, self.embedding)

@@ -67,7 +67,7 @@ class Medusa(Drafter):
         self.register_buffer("embedding", embedding, persistent=False)
 
     def set_embedding(self, embedding: torch.Tensor) -> None:
-        self.embedding = embedding
+        self.embedding = embedding.to(self.embedding.device)
 
     def heads(self) -> list[nn.Parameter]:
         return list(self.lm_heads.parameters())

@@ -1,0 +1,84 @@
+"""Where trainer and servers are put. No GPU is needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError, MissingPart
+from harness.gpus import Gpu
+from harness.live import placement
+from harness.live.models import ModelSpec
+from harness.live.placement import ON_CPU, Placement, place
+from harness.live.server import ServerConfig
+
+LLAMA = ModelSpec("llama", "a/b", "c/d", "bfloat16", 1, 2048, 64, "gpu", min_gpu_gib=22.0)
+H200, H100, A100, L4 = (
+    Gpu(name, gib) for name, gib in (("h200", 139.0), ("h100", 79.6), ("a100", 40.0), ("l4", 22.5))
+)
+
+
+@pytest.fixture
+def visible(monkeypatch):
+    def show(*found: Gpu) -> None:
+        monkeypatch.setattr(placement, "gpus", lambda: found)
+
+    return show
+
+
+PLACES = [
+    ((H100, H100), 2, "cuda:1", 0.45),  # one that the servers leave alone
+    ((H200,), 2, "cuda:0", 0.35),  # all on one
+    ((H100,), 2, "cuda:0", 0.35),
+    ((A100,), 1, "cpu", 0.9),  # the server alone fits
+    ((L4, L4), 1, "cuda:1", 0.9),
+]
+
+
+@pytest.mark.parametrize(("found", "servers", "trainer", "share"), PLACES)
+def test_the_trainer_takes_what_is_left(visible, found, servers: int, trainer: str, share: float):
+    visible(*found)
+    assert place(LLAMA, servers) == Placement(trainer, share)
+
+
+def test_a_device_may_be_asked_for(visible):
+    visible(H200, H200)
+    assert place(LLAMA, 1, "cpu") == Placement("cpu", 0.9)
+    assert place(LLAMA, 1, "cuda") == place(LLAMA, 1, "cuda:0") == Placement("cuda:0", 0.7)
+    assert place(LLAMA, 1, "cuda:1") == Placement("cuda:1", 0.9)
+    for wrong in ("cuda:2", "gpu", "cuda:x", ""):
+        with pytest.raises(InputError, match="it must be cpu or cuda:0 or cuda:1"):
+            place(LLAMA, 1, wrong)
+
+
+def test_a_model_over_several_gpus_leaves_the_ones_behind_it(visible):
+    visible(*[H100] * 5)
+    assert place(replace(LLAMA, tensor_parallel=4), 2) == Placement("cuda:4", 0.45)
+    visible(*[H200] * 4)
+    assert place(replace(LLAMA, tensor_parallel=4), 2) == Placement("cuda:0", 0.35)
+
+
+def test_servers_that_do_not_fit_side_by_side_are_refused(visible):
+    visible(A100)
+    with pytest.raises(
+        MissingPart, match=r"2 servers of llama side by side need 20 GiB each and have 18: leave out"
+    ):
+        place(LLAMA, 2)
+    with pytest.raises(MissingPart, match="need 20 GiB"):
+        place(LLAMA, 2, "cuda:0")
+
+
+def test_without_a_gpu_all_is_on_the_cpu(visible):
+    visible()
+    assert place(LLAMA, 2) == ON_CPU
+    visible(H100)
+    assert place(replace(LLAMA, device="cpu"), 2) == ON_CPU, "a CPU build cannot use the GPU"
+
+
+def test_a_server_is_told_its_share(visible, tmp_path: Path):
+    visible(H100)
+    flags = ServerConfig(LLAMA, tmp_path, placement=place(LLAMA, 2)).flags()
+    assert flags[flags.index("--gpu-memory-utilization") + 1] == "0.35"
+    assert "--gpu-memory-utilization" not in ServerConfig(LLAMA, tmp_path).flags()
