@@ -27,8 +27,8 @@ REQUESTS = 10
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory) -> Iterator[Station]:
-    made_model("micro+llama")
-    with served(model_spec("micro+llama"), tmp_path_factory.mktemp("alone") / "server") as found:
+    made_model("tiny+llama")
+    with served(model_spec("tiny+llama"), tmp_path_factory.mktemp("alone") / "server") as found:
         yield found
 
 
