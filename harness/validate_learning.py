@@ -120,11 +120,11 @@ def _scenario(run: Run, pace: float | None) -> Scenario:
 
 
 def _model(run: Run) -> str:
-    from harness.speculator.tiny.spec import tiny_names
+    from harness.speculator.tiny.spec import made_names
 
     name = str(run.info["configuration"].get("model", {}).get("name"))
-    if name not in tiny_names():
+    if name not in made_names():
         raise InputError(
-            f"{run.path} served {name!r}; the simulator's learner runs made models only: {', '.join(tiny_names())}"
+            f"{run.path} served {name!r}; the simulator's learner runs made models only: {', '.join(made_names())}"
         )
     return name

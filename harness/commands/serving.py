@@ -134,6 +134,8 @@ def serve(
     from harness.live.serve import serve as run
 
     spec = model_spec(model, cache_only=True)
+    if not print_flags and (missing := missing_parts(spec)):
+        raise MissingPart(f"{model} cannot be served here: " + "; ".join(missing))
     job = ServeJob(
         spec, policy, host, port, max_k, prefix_caching, events, metrics_port,
         placement=place(spec, trainer=trainer_device),
@@ -143,6 +145,4 @@ def serve(
         print(words)
         print(f"then: specdrift serve --model {model} --port {port} --attach {link.folder}", file=sys.stderr)
         return
-    if missing := missing_parts(job.model):
-        raise MissingPart(f"{model} cannot be served here: " + "; ".join(missing))
     run(job, attach)

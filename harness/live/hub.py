@@ -42,14 +42,20 @@ def hub_cache() -> Path:
     return _home() / "hub"
 
 
-def is_cached(repository: str) -> bool:
-    """Whether the snapshot that its main branch means is in the cache, whole."""
+def cached(repository: str) -> Path | None:
+    """The snapshot that its main branch means, if it is in the cache, whole."""
     folder = hub_cache() / f"models--{repository.replace('/', '--')}"
     try:
         commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
-        return False
-    return holds_model(folder / "snapshots" / commit)
+        return None
+    found = folder / "snapshots" / commit
+    return found if holds_model(found) else None
+
+
+def is_cached(repository: str) -> bool:
+    """Whether it need not be downloaded."""
+    return cached(repository) is not None
 
 
 def is_offline() -> bool:

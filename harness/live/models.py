@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.errors import InputError, MissingPart, UnknownName, require_learning
 from harness.gpus import gpus
-from harness.live.hub import is_repository, local_folder
+from harness.live.hub import cached, is_repository, local_folder
 from harness.live.installed import vllm_build
 from harness.live.link import TRACES_BYTES
 from harness.progress import in_quarters
@@ -66,7 +66,8 @@ class ModelSpec:
     @property
     def drafter(self) -> str:
         """Kind of the drafter in `head`; `HEAD` where it is not here yet."""
-        return drafter_kind(Path(self.head))
+        here = cached(self.head) if is_repository(self.head) else Path(self.head)
+        return drafter_kind(here) if here is not None else HEAD
 
     @property
     def needs_making(self) -> bool:

@@ -42,12 +42,18 @@ def place(spec: ModelSpec, servers: int = 1, trainer: str | None = None) -> Plac
     share = _usable(spec, device) / servers
     least = min(gpu.gib for gpu in found[: spec.tensor_parallel])
     if share * least < _needs(spec):
-        raise MissingPart(
-            f"{servers} servers of {spec.name} side by side need {_needs(spec):.0f} GiB each and have "
-            f"{share * least:.0f}: leave out arm none, which needs one of its own, move the trainer "
-            "(--trainer-device), or take a larger GPU"
-        )
+        raise MissingPart(_too_little(spec, servers, share * least, device))
     return Placement(device, round(share, 3))
+
+
+def _too_little(spec: ModelSpec, servers: int, have: float, device: str) -> str:
+    what = "a server" if servers == 1 else f"each of {servers} servers side by side"
+    ways = [
+        *(["leave out arm none, which has a server of its own"] if servers > 1 else []),
+        *(["move the trainer off (--trainer-device cpu)"] if _usable(spec, device) < ALONE else []),
+        "take a larger GPU or a smaller model",
+    ]
+    return f"{what} of {spec.name} needs {_needs(spec):.0f} GiB of a GPU and has {have:.0f}: {', or '.join(ways)}"
 
 
 def _automatic(spec: ModelSpec, servers: int, found: Sequence[Gpu]) -> str:

@@ -214,7 +214,7 @@ class Training:
 def first_drafter(folder: Path, ends: Ends, untrained: bool, seed: int) -> Drafter:
     """The drafter of the folder; one of its sizes that knows nothing when `untrained`."""
     if drafter_kind(folder) == INDEPENDENT:
-        return draft_model.untrained(folder, ends) if untrained else draft_model.load(folder, ends)
+        return draft_model.untrained(folder, ends, seed) if untrained else draft_model.load(folder, ends)
     head = vllm_head.load(folder, ends)
     if untrained:
         fresh = Eagle3(head.config, head.vocabulary, ends.embedding)

@@ -23,7 +23,8 @@ class LearnerSettings:
     """One way to learn. The defaults are those of the learner named `default`."""
 
     drafter: str = "eagle3"
-    """What drafts (`drafters/registry.py`). Only an EAGLE-3 head comes pretrained; others begin from nothing."""
+    """What drafts (`drafters/registry.py`): `eagle3` is the model's own pretrained drafter, also where that is an
+    independent one; others begin from nothing."""
     objectives: Mapping[str, float] = field(default_factory=lambda: {"forward_kl": 0.5, "next_token": 0.5})
     """Weight of each objective; a plan that names its own overrides them. What the target would say and what it did
     say teach more together than either alone."""

@@ -164,6 +164,8 @@ def test_the_drafters_configuration_says_what_vllm_is_told(tmp_path, name: str, 
 
 def test_a_drafter_that_is_not_here_yet_is_taken_for_a_head(tmp_path):
     assert model_spec("a/b,c/d").drafter == HEAD
+    (cache("c/d") / "config.json").write_text(json.dumps(LLAMA))
+    assert model_spec("a/b,c/d").drafter == INDEPENDENT, "downloaded before"
 
 
 MISTAKES = {

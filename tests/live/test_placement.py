@@ -63,11 +63,16 @@ def test_a_model_over_several_gpus_leaves_the_ones_behind_it(visible):
 def test_servers_that_do_not_fit_side_by_side_are_refused(visible):
     visible(A100)
     with pytest.raises(
-        MissingPart, match=r"2 servers of llama side by side need 20 GiB each and have 18: leave out"
+        MissingPart, match=r"each of 2 servers .* needs 20 GiB of a GPU and has 18: leave out"
     ):
         place(LLAMA, 2)
-    with pytest.raises(MissingPart, match="need 20 GiB"):
+    with pytest.raises(MissingPart, match=r"has 14: leave out arm none, .* or move the trainer off"):
         place(LLAMA, 2, "cuda:0")
+    visible(L4)
+    with pytest.raises(
+        MissingPart, match=r"a server of llama needs 20 GiB of a GPU and has 16: move the trainer off"
+    ):
+        place(LLAMA, 1, "cuda:0")
 
 
 def test_without_a_gpu_all_is_on_the_cpu(visible):

@@ -25,14 +25,14 @@ from tests.speculator import micro  # noqa: E402
 REQUESTS = 120
 
 
-def run(policy: str, seed: int = 0, **changes):
+def run(policy: str, seed: int = 0, model: str = "micro", **changes):
     sink = Records()
     table = {
         "requests": REQUESTS,
         "mixture": {"kind": "constant", "domains": {"spider-sql": 1.0}},
         "max_k": 3,
     }
-    cell = Cell(scenario(**(table | changes)), policy, seed, "h100-llama3-8b", acceptance="model:micro")
+    cell = Cell(scenario(**(table | changes)), policy, seed, "h100-llama3-8b", acceptance=f"model:{model}")
     world = build_world(cell, sink)
     world.run()
     return sink, world
@@ -137,6 +137,21 @@ def test_any_drafter_runs_behind_the_interface(policy):
     assert (world.trainer is None) is (kind == "ngram")
     if world.trainer is not None:
         assert world.trainer.learner.steps > 0
+
+
+def test_a_model_may_come_with_an_independent_drafter():
+    """Pretrained, from scratch, and beside a learner that brings a drafter of its own."""
+    shares, known = {}, {"kind": "constant", "domains": {"gsm8k": 1.0}}
+    for start in ("pretrained", "untrained"):
+        _, world = run("cadence:20@3", model="micro+llama", requests=80, drafter=start, mixture=known)
+        assert world.source.start.kind == "llama"
+        assert world.trainer.learner.steps > 0
+        static, _ = run("static:3", model="micro+llama", requests=80, drafter=start, mixture=known)
+        rows = rows_of(static)
+        shares[start] = rows["accepted"].sum() / rows["verify_steps"].sum()
+    assert shares["pretrained"] > 2 * shares["untrained"]
+    _, world = run("cadence:20@3+medusa", model="micro+llama", requests=40)
+    assert world.source.start.kind == "medusa"
 
 
 def test_tables_are_of_the_serving_weights_only():

@@ -19,9 +19,11 @@ from harness.sim.model.engine import ModelEngine
 from harness.sim.model.tables import Tables
 from harness.sim.model.trainer import ModelTrainer
 from harness.sim.trainer import Trainer, TrainerConfig
+from harness.speculator import draft_model
 from harness.speculator.checkpoint import Snapshot, snapshot
 from harness.speculator.drafters.base import Drafter
 from harness.speculator.drafters.eagle3 import Eagle3
+from harness.speculator.drafters.llama import LlamaDrafter
 from harness.speculator.drafters.registry import make_drafter
 from harness.speculator.learner import Learner
 from harness.speculator.settings import LearnerSettings
@@ -30,7 +32,7 @@ from harness.speculator.tiny import vllm_head
 from harness.speculator.tiny.make import TinyModel, made_model
 
 NOTE = (
-    "a tiny target and a real EAGLE-3 head, trained for real on the texts of the run (specdrift make-model); "
+    "a tiny target and its real drafter, trained for real on the texts of the run (specdrift make-model); "
     "requests have these texts' lengths (shorter than the scenario's), arrivals are the scenario's; "
     "what a drafter keeps after a verifier update is the successor's doing, not `retained`"
 )
@@ -68,7 +70,7 @@ def load_parts(
     embeddings = [pools.target(v).embedding for v in range(2 if updates else 1)]
     shadow = first_drafter(kind, model, pools, start, seed)
     tables = Tables(shadow, texts, embeddings, max_k)
-    fresh = drafter.kind != Eagle3.kind or start != "pretrained"
+    fresh = kind != Eagle3.kind or start != "pretrained"
     return ModelParts(pools, texts, drafter, tables, snapshot(drafter), fresh)
 
 
@@ -78,13 +80,17 @@ def _tell_stage(stage: str, done: int, total: int) -> None:
 
 
 def first_drafter(kind: str, model: TinyModel, pools: Pools, start: str, seed: int) -> Drafter:
-    """The head that was pretrained on the first domain; one that knows nothing for `untrained` or another kind."""
-    head = vllm_head.load(model.head, pools.target(0))
-    if kind == head.kind and start == "pretrained":
-        return head
-    fresh = make_drafter(kind, pools.target(0), head.vocabulary, seed)
+    """The model's own drafter (kind `eagle3`, the default, whatever it is), pretrained on the first domain; one that
+    knows nothing for `untrained` or another kind."""
+    target, alone = pools.target(0), model.record.get("drafter") == LlamaDrafter.kind
+    if alone and kind == Eagle3.kind and start != "pretrained":
+        return draft_model.untrained(model.head, target, seed)
+    own = draft_model.load(model.head, target) if alone else vllm_head.load(model.head, target)
+    if kind == Eagle3.kind and start == "pretrained":
+        return own
+    fresh = make_drafter(kind, target, own.vocabulary, seed)
     with torch.no_grad():
-        for rows in fresh.heads() if kind == head.kind else ():
+        for rows in fresh.heads() if kind == Eagle3.kind else ():
             rows.normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
     return fresh
 

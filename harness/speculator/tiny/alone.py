@@ -24,22 +24,21 @@ def make_alone(spec: TinySpec, seed: int, base: Path, out: Path, progress: Progr
     """Into `out`: the target and successor of the made model `base`, and a drafter pretrained on the first domain."""
     from transformers import AutoTokenizer
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     record = json.loads((base / "made.json").read_text(encoding="utf-8"))
     for part in ("target", "successor"):
         shutil.copytree(base / part, out / part)
-    model, tokenizer = (
-        new_llama(replace(spec, layers=LAYERS), seed),
-        AutoTokenizer.from_pretrained(base / "target"),
-    )
+    tokenizer = AutoTokenizer.from_pretrained(base / "target")
+    model = new_llama(replace(spec, layers=LAYERS), seed)
     batches = rows(tokenizer, _texts(record["first_domain"], seed), spec.batch, spec.length)
     loss = train(model, batches, spec.steps, spec.lr, "drafter", progress)
     quiet()
     model.save_pretrained(out / "head")
     tokenizer.save_pretrained(out / "head")
     record["loss"]["head"] = loss
-    record["seconds"] = time.perf_counter() - began
-    write_json(out / "made.json", {**record, "drafter": "llama"})
+    record["drafter"] = "llama"
+    record["seconds"], record["cpu_seconds"] = time.perf_counter() - began, time.process_time() - cpu
+    write_json(out / "made.json", record)
 
 
 def _texts(domain: str, seed: int) -> Iterator[Sample]:

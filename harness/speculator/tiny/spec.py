@@ -53,13 +53,8 @@ _SPECS = {
 }
 
 
-def tiny_names() -> tuple[str, ...]:
-    """Names that `make-model` knows."""
-    return tuple(_SPECS)
-
-
 def made_names() -> tuple[str, ...]:
-    """Those, and each with an independent drafter in place of the head (`tiny+llama`)."""
+    """Names that `make-model` knows: each also with an independent drafter in place of the head (`tiny+llama`)."""
     return (*_SPECS, *(name + ALONE for name in _SPECS))
 
 
