@@ -95,6 +95,7 @@ def prepare(
     for arm in arms:
         check_arm(arm, max_k)
     placement = place(spec, len(server_kinds(arms)), trainer_device)
+    scenario = _charged(scenario, placement)
     if scenario.verifier_updates and spec.successor is None:
         raise InputError(
             f"scenario {scenario.name!r} updates the verifier, but model {model!r} has no successor; "
@@ -124,6 +125,14 @@ def prepare(
 def server_kinds(arms: Sequence[str]) -> list[bool]:
     """Whether each server that these arms need has a drafter."""
     return sorted({make(arm).uses_drafter for arm in arms})
+
+
+def _charged(scenario: Scenario, placement: Placement) -> Scenario:
+    """On a machine with GPUs, the trainer costs one where it has one to itself; else as the scenario says."""
+    if placement.share is None:
+        return scenario
+    trainer = scenario.trainer.model_copy(update={"own_accelerator": placement.own_gpu, "interference": 1.0})
+    return scenario.model_copy(update={"trainer": trainer})
 
 
 def _check_rate(load: float | None, utilisation: float | None) -> None:

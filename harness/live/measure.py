@@ -135,7 +135,7 @@ def policy_context(
         offline_hazards=hazards(measured) if drafts else (),
         mean_context=mean_context,
         trainer=policy.trains and scenario.trainer.on,
-        trainer_accelerators=scenario.trainer.price,
+        trainer_accelerators=scenario.trainer.price / spec.tensor_parallel,
         swap_stall=scenario.swap.stall,
         slo={t.name: t.slo for t in scenario.tenants},
         seed=int(stream(seed, "policy").integers(2**31)),

@@ -24,6 +24,8 @@ class Placement:
     """`cpu` or `cuda:N`, N as the server's own processes count."""
     share: float | None = None
     """Of each GPU's memory, what one server takes; None: no GPU."""
+    own_gpu: bool = False
+    """Whether the trainer has a GPU that no server is on: one that could serve, so it is charged."""
 
 
 ON_CPU = Placement()
@@ -39,11 +41,12 @@ def place(spec: ModelSpec, servers: int = 1, trainer: str | None = None) -> Plac
     device = _automatic(spec, servers, found) if trainer is None else _checked(trainer, len(found))
     if not found:
         return Placement(device)
-    share = _usable(spec, device) / servers
+    usable = _usable(spec, device)
+    share = usable / servers
     least = min(gpu.gib for gpu in found[: spec.tensor_parallel])
     if share * least < _needs(spec):
         raise MissingPart(_too_little(spec, servers, share * least, device))
-    return Placement(device, round(share, 3))
+    return Placement(device, round(share, 3), own_gpu=device != "cpu" and usable == ALONE)
 
 
 def _too_little(spec: ModelSpec, servers: int, have: float, device: str) -> str:

@@ -205,6 +205,7 @@ def _header(job: LiveJob) -> dict[str, Any]:
         "arms": {
             arm: {
                 "policy": arm,
+                "accelerators": float(job.model.tensor_parallel),
                 "trainer_accelerators": job.scenario.trainer.price if make(arm).trains else 0.0,
                 "drafter_loaded": make(arm).uses_drafter,
             }

@@ -41,7 +41,7 @@ MOST_RESTARTS = 5
 """Restarts in a row that bring no request through; then something is wrong that a restart does not mend."""
 
 SPARE_TRAINER = Trainer(own_accelerator=False)
-"""The trainer runs on what the server's machine has to spare: its price is what it slows the server by."""
+"""A trainer on what the server's machine has to spare: its price is what it slows the server by."""
 
 Listener = Callable[[Sequence[Event]], None]
 
@@ -183,7 +183,8 @@ class _Serving:
         from harness.speculator.texts import load_tokenizer
 
         job = self._job
-        scenario = load_scenario("steady").model_copy(update={"trainer": SPARE_TRAINER})
+        trainer = SPARE_TRAINER.model_copy(update={"own_accelerator": job.placement.own_gpu})
+        scenario = load_scenario("steady").model_copy(update={"trainer": trainer})
         workload = Workload(scenario, KNOWN, 1.0, Generated(load_tokenizer(Path(job.model.target)), KNOWN))
         drafter = self._policy.uses_drafter
         measured = await measure(

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("vllm")
-import torch
 from served import asks_of, length, served, texts_of, whole_traces
 
 from harness.contract import constant_k
@@ -44,7 +43,6 @@ def test_new_weights_serve_and_the_server_accepts_what_the_learner_says(station:
     """One that knows nothing, then the first again: each is proven by its probe, and drafts what our own sums say."""
     model = station.server.config.model
     asks, ends = asks_of(model, REQUESTS), Ends.load(Path(model.target))
-    torch.manual_seed(0)
     knowing, fresh = draft_model.load(Path(model.head), ends), draft_model.untrained(Path(model.head), ends)
     worker, lengths = Worker(station.server.link), [length(station, asks)]
     for version, drafter in enumerate((fresh, knowing), 1):

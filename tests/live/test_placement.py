@@ -13,6 +13,7 @@ from harness.live import placement
 from harness.live.models import ModelSpec
 from harness.live.placement import ON_CPU, Placement, place
 from harness.live.server import ServerConfig
+from workloads.scenario import load_scenario
 
 LLAMA = ModelSpec("llama", "a/b", "c/d", "bfloat16", 1, 2048, 64, "gpu", min_gpu_gib=22.0)
 H200, H100, A100, L4 = (
@@ -29,25 +30,25 @@ def visible(monkeypatch):
 
 
 PLACES = [
-    ((H100, H100), 2, "cuda:1", 0.45),  # one that the servers leave alone
-    ((H200,), 2, "cuda:0", 0.35),  # all on one
-    ((H100,), 2, "cuda:0", 0.35),
-    ((A100,), 1, "cpu", 0.9),  # the server alone fits
-    ((L4, L4), 1, "cuda:1", 0.9),
+    ((H100, H100), 2, Placement("cuda:1", 0.45, True)),  # one that the servers leave alone
+    ((H200,), 2, Placement("cuda:0", 0.35, False)),  # all on one
+    ((H100,), 2, Placement("cuda:0", 0.35, False)),
+    ((A100,), 1, Placement("cpu", 0.9, False)),  # the server alone fits
+    ((L4, L4), 1, Placement("cuda:1", 0.9, True)),
 ]
 
 
-@pytest.mark.parametrize(("found", "servers", "trainer", "share"), PLACES)
-def test_the_trainer_takes_what_is_left(visible, found, servers: int, trainer: str, share: float):
+@pytest.mark.parametrize(("found", "servers", "where"), PLACES)
+def test_the_trainer_takes_what_is_left(visible, found, servers: int, where: Placement):
     visible(*found)
-    assert place(LLAMA, servers) == Placement(trainer, share)
+    assert place(LLAMA, servers) == where
 
 
 def test_a_device_may_be_asked_for(visible):
     visible(H200, H200)
     assert place(LLAMA, 1, "cpu") == Placement("cpu", 0.9)
     assert place(LLAMA, 1, "cuda") == place(LLAMA, 1, "cuda:0") == Placement("cuda:0", 0.7)
-    assert place(LLAMA, 1, "cuda:1") == Placement("cuda:1", 0.9)
+    assert place(LLAMA, 1, "cuda:1") == Placement("cuda:1", 0.9, own_gpu=True)
     for wrong in ("cuda:2", "gpu", "cuda:x", ""):
         with pytest.raises(InputError, match="it must be cpu or cuda:0 or cuda:1"):
             place(LLAMA, 1, wrong)
@@ -55,7 +56,7 @@ def test_a_device_may_be_asked_for(visible):
 
 def test_a_model_over_several_gpus_leaves_the_ones_behind_it(visible):
     visible(*[H100] * 5)
-    assert place(replace(LLAMA, tensor_parallel=4), 2) == Placement("cuda:4", 0.45)
+    assert place(replace(LLAMA, tensor_parallel=4), 2) == Placement("cuda:4", 0.45, own_gpu=True)
     visible(*[H200] * 4)
     assert place(replace(LLAMA, tensor_parallel=4), 2) == Placement("cuda:0", 0.35)
 
@@ -80,6 +81,19 @@ def test_without_a_gpu_all_is_on_the_cpu(visible):
     assert place(LLAMA, 2) == ON_CPU
     visible(H100)
     assert place(replace(LLAMA, device="cpu"), 2) == ON_CPU, "a CPU build cannot use the GPU"
+
+
+@pytest.mark.parametrize(("found", "charged"), [((H100, H100), 1.0), ((H200,), 0.0)])
+def test_a_trainer_is_charged_for_a_gpu_that_could_serve(visible, monkeypatch, found, charged: float):
+    pytest.importorskip("torch")
+    from harness.live import job as live_job
+
+    visible(*found)
+    monkeypatch.setattr(live_job, "model_spec", lambda name: LLAMA)
+    monkeypatch.setattr(live_job, "missing_parts", lambda spec: [])
+    for scenario in ("domain-shift", "load-swing"):  # a trainer of its own, and one beside the server
+        job = live_job.prepare(load_scenario(scenario), model="m")
+        assert job.scenario.trainer.price == charged
 
 
 def test_a_server_is_told_its_share(visible, tmp_path: Path):
