@@ -26,12 +26,16 @@ from harness.speculator.vocabulary import DraftVocabulary
 class Eagle3Config(Geometry):
     """Geometry; everything but the draft vocabulary follows the target."""
 
+    norm_before_residual: bool = False
+    """Whether the residual is the hidden state as normed, as in heads of vllm-project/speculators."""
+
 
 class MidLayer(nn.Module):
     """The decoder layer; its attention reads [token embedding, hidden state], 2H wide."""
 
-    def __init__(self, c: Geometry) -> None:
+    def __init__(self, c: Eagle3Config) -> None:
         super().__init__()
+        self.c = c
         self.self_attn = Attention(c, 2 * c.hidden)
         self.mlp = Mlp(c)
         self.input_layernorm = RMSNorm(c.hidden, c.eps)
@@ -42,7 +46,8 @@ class MidLayer(nn.Module):
         return torch.cat([self.input_layernorm(embedding), self.hidden_norm(hidden)], -1)
 
     def finish(self, attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        x = hidden + self.self_attn.o_proj(attended)
+        residual = self.hidden_norm(hidden) if self.c.norm_before_residual else hidden
+        x = residual + self.self_attn.o_proj(attended)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from types import MappingProxyType
 
 import torch
@@ -15,6 +14,7 @@ from harness.speculator.drafters.eagle3 import Eagle3
 from harness.speculator.drafters.llama import LlamaConfig, LlamaDrafter
 from harness.speculator.drafters.medusa import Medusa, MedusaConfig
 from harness.speculator.drafters.ngram import Ngram
+from harness.speculator.drafters.sizes import layer_sizes
 from harness.speculator.target import Target
 from harness.speculator.vocabulary import DraftVocabulary
 
@@ -59,9 +59,7 @@ def _medusa(target: Target, vocabulary: DraftVocabulary) -> Drafter:
 
 
 def _llama(target: Target, vocabulary: DraftVocabulary) -> Drafter:
-    from harness.speculator.tiny.vllm_head import geometry
-
-    drafter = LlamaDrafter(LlamaConfig(**asdict(geometry(target.config))), vocabulary)
+    drafter = LlamaDrafter(LlamaConfig(**layer_sizes(target.config)), vocabulary)
     with torch.no_grad():
         drafter.embed_tokens.weight.copy_(target.embedding)
     return _with_rows(drafter, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +24,22 @@ from harness.speculator.drafters.eagle3 import Eagle3, Eagle3Config
 from harness.speculator.drafters.sizes import layer_sizes
 from harness.speculator.target import Ends, Target
 
-FOREIGN_FORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
-"""Switches of published heads that change what the layer computes."""
+FOREIGN_FORMS = ("norm_before_fc", "fc_norm", "norm_output")
+"""Switches of published heads that change what the layer computes, and that ours has not."""
+SIZES = (
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "rms_norm_eps",
+)
 
 
 def geometry(config: Any) -> Eagle3Config:
     """The head's sizes, from the configuration of its target (or its own)."""
-    return Eagle3Config(**layer_sizes(config))
+    return Eagle3Config(
+        **layer_sizes(config), norm_before_residual=bool(getattr(config, "norm_before_residual", False))
+    )
 
 
 def save_config(head: Eagle3, target: Target, folder: Path) -> None:
@@ -54,6 +64,7 @@ def save_config(head: Eagle3, target: Target, folder: Path) -> None:
             "vocab_size": head.vocabulary.target_size,
             "draft_vocab_size": len(head.vocabulary),
             "tie_word_embeddings": False,
+            **({"norm_before_residual": True} if c.norm_before_residual else {}),
             "torch_dtype": "float32",
             "eagle_config": {"eagle_aux_hidden_state_layer_ids": list(target.layers)},
         },
@@ -83,7 +94,7 @@ def load(folder: Path, target: Target | Ends) -> Eagle3:
             f"the head in {folder} is for a vocabulary of {vocabulary.target_size}; "
             f"the target has {target.config.vocab_size}"
         )
-    head = Eagle3(geometry(_config(folder) or target.config), vocabulary, target.embedding)
+    head = Eagle3(_geometry_of(folder, target), vocabulary, target.embedding)
     load_into(head, found)
     return head
 
@@ -93,25 +104,31 @@ def _snapshot(folder: Path, target_size: int) -> Snapshot:
     return load_snapshot(path) if is_ours(path) else load_foreign(folder, target_size)
 
 
-def _config(folder: Path) -> Any:
-    """The head's own configuration; None without one. InputError for a form of head that we cannot train."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+def _geometry_of(folder: Path, target: Target | Ends) -> Eagle3Config:
+    """By the head's own configuration; sizes that it leaves out are the target's. InputError for a form of head that we
+    cannot train."""
+    said = _config(folder)
     for key in FOREIGN_FORMS:
-        if found.get(key) or (found.get("eagle_config") or {}).get(key):
+        if said.get(key) or (said.get("eagle_config") or {}).get(key):
             raise InputError(
                 f"the head in {folder} is of a form with {key!r}, which the learner does not have"
             )
-    needed = (
-        "hidden_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "intermediate_size",
-        "rms_norm_eps",
-    )
-    return SimpleNamespace(**found) if all(key in found for key in needed) else None
+    if all(key in said for key in SIZES):
+        return geometry(SimpleNamespace(**said))
+    before = bool(said.get("norm_before_residual", False))
+    return replace(geometry(target.config), norm_before_residual=before)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What a head says of itself; nothing without a configuration. In the format of vllm-project/speculators the
+    layer's sizes stand by themselves, and the norm comes before the residual unless it says otherwise."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "speculators_model_type" not in said:
+        return said
+    return {"norm_before_residual": True, **(said.get("transformer_layer_config") or {}), **said}
 
 
 __all__ = ["geometry", "load", "save", "save_weights"]
