@@ -143,6 +143,10 @@ def serve(
     if print_flags:
         link, words = command_line(job)
         print(words)
-        print(f"then: specdrift serve --model {model} --port {port} --attach {link.folder}", file=sys.stderr)
+        where = f" --trainer-device {trainer_device}" if trainer_device else ""
+        print(
+            f"then: specdrift serve --model {model} --port {port}{where} --attach {link.folder}",
+            file=sys.stderr,
+        )
         return
     run(job, attach)

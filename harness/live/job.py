@@ -128,7 +128,8 @@ def server_kinds(arms: Sequence[str]) -> list[bool]:
 
 
 def _charged(scenario: Scenario, placement: Placement) -> Scenario:
-    """On a machine with GPUs, the trainer costs one where it has one to itself; else as the scenario says."""
+    """On a machine with GPUs the trainer costs one where it has it to itself, and nothing elsewhere; without GPUs, what
+    the scenario says."""
     if placement.share is None:
         return scenario
     trainer = scenario.trainer.model_copy(update={"own_accelerator": placement.own_gpu, "interference": 1.0})

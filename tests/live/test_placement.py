@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,6 +95,44 @@ def test_a_trainer_is_charged_for_a_gpu_that_could_serve(visible, monkeypatch, f
     for scenario in ("domain-shift", "load-swing"):  # a trainer of its own, and one beside the server
         job = live_job.prepare(load_scenario(scenario), model="m")
         assert job.scenario.trainer.price == charged
+
+
+def test_a_trainers_gpu_is_one_of_several_that_serve(visible, monkeypatch):
+    pytest.importorskip("torch")
+    from harness.live import job as live_job
+    from harness.live import run as live_run
+    from harness.live.measure import Measured, policy_context
+    from harness.policy import make
+
+    visible(*[H100] * 5)
+    monkeypatch.setattr(live_job, "model_spec", lambda name: replace(LLAMA, tensor_parallel=4))
+    monkeypatch.setattr(live_job, "missing_parts", lambda spec: [])
+    monkeypatch.setattr("harness.live.measure.hazards", lambda measured: (0.5,))
+    job = live_job.prepare(load_scenario("domain-shift"), model="m", policies=("none", "bandit"))
+    said = live_run._header(job)["arms"]
+    assert (said["bandit"]["accelerators"], said["bandit"]["trainer_accelerators"]) == (4.0, 1.0)
+    assert said["none"]["trainer_accelerators"] == 0.0
+    latency = SimpleNamespace(predict=lambda shape: 0.01)
+    context = policy_context(make("bandit"), job.model, 5, Measured, latency, job.scenario, 100.0, 0)
+    assert context.trainer_accelerators == 0.25
+
+
+@pytest.mark.parametrize(("found", "order"), [((H200,), "srsr"), ((), "ssrr")])
+def test_servers_on_a_gpu_start_one_after_another(visible, monkeypatch, tmp_path: Path, found, order: str):
+    pytest.importorskip("torch")
+    from harness.live import run as live_run
+
+    seen: list[str] = []
+    server = SimpleNamespace(wait_ready=lambda: seen.append("r"))
+    monkeypatch.setattr(live_run.Server, "start", lambda *a: seen.append("s") or server)
+    monkeypatch.setattr(
+        live_run, "Link", SimpleNamespace(create=lambda size: SimpleNamespace(folder=tmp_path))
+    )
+    visible(*found)
+    spec = replace(LLAMA, target=str(tmp_path))
+    job = SimpleNamespace(model=spec, policies=("none", "bandit"), max_k=5, placement=place(spec, 2))
+    live_run._start(job, {}, tmp_path, tmp_path, lambda text: None)
+    assert "".join(seen)[:4] == order
 
 
 def test_a_server_is_told_its_share(visible, tmp_path: Path):
